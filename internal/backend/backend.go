@@ -1,0 +1,44 @@
+// Package backend is the seam between the fabric's decisions and one way of
+// carrying packets. A backend is one folder below this one and a line in
+// backend/all.
+//
+// Backends are pure: facts and leases in, wanted state out. They never read
+// the kernel, the clock or the store, and never import a driver.
+package backend
+
+import (
+	"encoding/json"
+
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Backend carries packets between hosts. Receive and send sides are separate,
+// so that a host can receive by two backends and choose one per peer to send.
+type Backend interface {
+	// Offer is what this host publishes so that peers can reach it. prev is
+	// this host's lease as the store has it, or nil: it keeps MACs and keys.
+	Offer(n facts.Node, prev *lease.Lease) (lease.Offer, error)
+	// Local is the receive side: devices, addresses, switches, and the MTU.
+	Local(self lease.Lease, n facts.Node) (state.Set, error)
+	// Peer is the send side towards one peer, and depends on no other peer.
+	// o is the offer of p to use. An error rejects that peer only.
+	Peer(self lease.Lease, n facts.Node, p lease.Lease, o lease.Offer) (state.Set, error)
+}
+
+// Setup is what every backend is made from.
+type Setup struct {
+	Options  json.RawMessage // the Backend object of the network config
+	Owner    state.Owner
+	Families Families
+}
+
+// Families are the enabled address families.
+type Families struct{ IPv4, IPv6 bool }
+
+// Entry lists a backend in backend/all.
+type Entry struct {
+	Type string // canonical Backend.Type, lower case
+	New  func(Setup) (Backend, error)
+}

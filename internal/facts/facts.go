@@ -1,0 +1,94 @@
+// Package facts holds what is true of this host before we change anything:
+// identity, uplink, addresses, links and the routes that decide adjacency.
+//
+// Values only, and pure functions on them. The probe reads them from Linux;
+// backends, traffic and the engine only look.
+package facts
+
+import (
+	"net/netip"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+)
+
+// Node is one reading of a host.
+type Node struct {
+	HostID string // random, kept in the state directory; seeds derived MACs
+	Uplink Link   // the link that carries traffic between hosts
+	// Source is the uplink's own address per family: what tunnels send from.
+	Source addr.ByFamily[netip.Addr]
+	// Public is the address per family that peers send to. It differs from
+	// Source behind NAT (--public-ip).
+	Public addr.ByFamily[netip.Addr]
+	Links  []Link  // every link, the uplink included, by name
+	Routes []Route // unicast routes of the main table that are not ours
+}
+
+// Link is an existing device.
+type Link struct {
+	Name  string
+	Index int
+	Type  string // IFLA_INFO_KIND, "" for a plain device
+	MTU   int
+	MAC   addr.MAC
+	Alias string
+	Up    bool
+	VNI   uint32 // VXLAN only
+	Port  uint16 // VXLAN only
+	Addrs []Addr
+}
+
+// Addr is an address of a link with what selection needs to rank it.
+type Addr struct {
+	Prefix     netip.Prefix // address with its length, not masked
+	Deprecated bool
+	Dynamic    bool // not IFA_F_PERMANENT
+	Temporary  bool // RFC 8981
+}
+
+// Route is a unicast route with one or more next hops.
+type Route struct {
+	Dst      netip.Prefix
+	Via      netip.Addr // zero: on-link
+	Link     string     // of the first next hop
+	Source   netip.Addr // preferred source, may be zero
+	Metric   uint32
+	Multiple bool // more than one next hop
+}
+
+// LinkNamed finds a link.
+func (n Node) LinkNamed(name string) (Link, bool) {
+	for _, l := range n.Links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+// Adjacent says through which link a is reached without a router: the longest
+// matching route decides, the lowest metric among equals, as in the kernel's
+// main table (ip-route(8)).
+func (n Node) Adjacent(a netip.Addr) (link string, ok bool) {
+	r, ok := Lookup(n.Routes, a)
+	if !ok || r.Via.IsValid() || r.Multiple {
+		return "", false
+	}
+	return r.Link, true
+}
+
+// Lookup returns the route that a packet to a would take.
+func Lookup(routes []Route, a netip.Addr) (Route, bool) {
+	var best Route
+	found := false
+	for _, r := range routes {
+		if r.Dst.Addr().Is4() != a.Is4() || !r.Dst.Contains(a) {
+			continue
+		}
+		if !found || r.Dst.Bits() > best.Dst.Bits() ||
+			r.Dst.Bits() == best.Dst.Bits() && r.Metric < best.Metric {
+			best, found = r, true
+		}
+	}
+	return best, found
+}

@@ -1,0 +1,117 @@
+// Package report is what a daemon says about itself: the one value behind the
+// control socket, /readyz, metrics and the tables of flannelctl.
+//
+// Values only. The engine fills it after each pass; web, control and
+// flannelctl show it.
+package report
+
+import "time"
+
+// Status is the state of one daemon after its last pass.
+type Status struct {
+	Version  string `json:"version"`
+	Instance string `json:"instance,omitempty"`
+	HostID   string `json:"hostId"`
+	Hostname string `json:"hostname"`
+	Ready    bool   `json:"ready"`
+	// NotReady says why, one reason a line; empty when ready.
+	NotReady []string  `json:"notReady,omitempty"`
+	Started  time.Time `json:"started"`
+
+	Network  Network    `json:"network"`
+	Lease    Lease      `json:"lease"`
+	Uplink   Uplink     `json:"uplink"`
+	Store    Store      `json:"store"`
+	Pass     Pass       `json:"pass"`
+	Peers    []Peer     `json:"peers"`
+	Rejected []Rejected `json:"rejected,omitempty"`
+	// Warnings are conditions that do not stop traffic now: unknown config
+	// keys, a config change that waits for a restart, missing br_netfilter.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Network is the fabric's config in short.
+type Network struct {
+	Networks []string `json:"networks"`
+	Backend  string   `json:"backend"`
+	Firewall string   `json:"firewall"`
+	MTU      int      `json:"mtu"`
+}
+
+// Lease is this host's own lease.
+type Lease struct {
+	State   string    `json:"state"` // pending, held, lost
+	Key     string    `json:"key,omitempty"`
+	Subnets []string  `json:"subnets,omitempty"`
+	Public  []string  `json:"public,omitempty"`
+	Expires time.Time `json:"expires,omitzero"` // zero: reserved, never
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// Uplink is the link that carries the fabric.
+type Uplink struct {
+	Name    string   `json:"name"`
+	MTU     int      `json:"mtu"`
+	Sources []string `json:"sources"`
+}
+
+// Store is the connection to the lease store.
+type Store struct {
+	Kind          string        `json:"kind"`
+	Cluster       string        `json:"cluster,omitempty"`
+	Revision      int64         `json:"revision"`
+	Synced        bool          `json:"synced"`
+	LastKnownGood bool          `json:"lastKnownGood,omitempty"`
+	Age           time.Duration `json:"age,omitempty"` // nanoseconds since seen live
+	Error         string        `json:"error,omitempty"`
+}
+
+// Pass is the last reconcile pass.
+type Pass struct {
+	At       time.Time     `json:"at"`
+	Duration time.Duration `json:"duration"` // nanoseconds
+	Passes   int64         `json:"passes"`
+	// Changes counts what the daemon changed since its start, by kind and
+	// operation ("route add").
+	Changes  map[string]int64 `json:"changes,omitempty"`
+	Failures []Failure        `json:"failures,omitempty"`
+}
+
+// Failure is an object that could not be made true.
+type Failure struct {
+	Object string `json:"object"`
+	Error  string `json:"error"`
+}
+
+// Peer is one other host.
+type Peer struct {
+	Key     string   `json:"key"`
+	Subnets []string `json:"subnets"`
+	Public  []string `json:"public"`
+	Backend string   `json:"backend"`
+	// Owner is the host id, or "" for a plain flannel host.
+	Owner string `json:"owner,omitempty"`
+	State string `json:"state"` // programmed, failing
+	Error string `json:"error,omitempty"`
+}
+
+// Rejected is a store entry that was ignored.
+type Rejected struct {
+	Key    string `json:"key"`
+	Reason string `json:"reason"`
+}
+
+// Change is one line of a plan (--dry-run, flannelctl plan).
+type Change struct {
+	Op     string `json:"op"`
+	Object string `json:"object"`
+	Was    string `json:"was,omitempty"`
+}
+
+// Event is something that happened, kept in memory (flannelctl events).
+type Event struct {
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"` // change, failure, lease, store, config, uplink
+	Text   string    `json:"text"`
+	Repeat int       `json:"repeat,omitempty"` // further times the same thing happened
+}

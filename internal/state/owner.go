@@ -1,0 +1,43 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// Protocol marks our routes, nexthops and neighbours (rtm_protocol,
+// nh_protocol, NDA_PROTOCOL). No entry of iproute2's rt_protos uses it. It
+// says "flannel-ng"; which instance of it, Owner says.
+const Protocol = 70
+
+// Owner tells the objects of one daemon from those of another on the same
+// host. The instance that uses the default subnet file has flannel's own
+// names, so that it can take over and hand back.
+type Owner struct {
+	// Instance is "" for the default instance, else six hex digits derived
+	// from the path of the subnet file: stable over restarts.
+	Instance string
+}
+
+// DefaultSubnetFile is the path of the default instance (reference §1.1).
+const DefaultSubnetFile = "/run/flannel/subnet.env"
+
+// OwnerOf derives the owner from the absolute path of the subnet file.
+func OwnerOf(subnetFile string) Owner {
+	if subnetFile == DefaultSubnetFile {
+		return Owner{}
+	}
+	sum := sha256.Sum256([]byte(subnetFile))
+	return Owner{Instance: hex.EncodeToString(sum[:3])}
+}
+
+// Alias is the interface alias (IFLA_IFALIAS) that marks our links.
+func (o Owner) Alias() string { return "flannel-ng" + o.Suffix() }
+
+// Suffix goes behind names that flannel fixes (firewall chains and tables).
+func (o Owner) Suffix() string {
+	if o.Instance == "" {
+		return ""
+	}
+	return "-" + o.Instance
+}
