@@ -1,0 +1,160 @@
+package metrics_test
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/flannel-ng/flannel-ng/internal/metrics"
+	"github.com/flannel-ng/flannel-ng/internal/report"
+)
+
+const doc = "../../docs/metrics.md"
+
+func now() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+
+func collector(s report.Status) *metrics.Collector {
+	return metrics.New(func() report.Status { return s }, now)
+}
+
+func busy() report.Status {
+	return report.Status{
+		Version: "v1.2.3",
+		Ready:   true,
+		Lease:   report.Lease{Expires: now().Add(90 * time.Minute)},
+		Store:   report.Store{Revision: 42, Synced: true, Age: 1500 * time.Millisecond},
+		Pass: report.Pass{
+			Passes: 9, Duration: 12 * time.Millisecond,
+			Changes:  map[string]int64{"route add": 3, "link update": 1},
+			Failures: []report.Failure{{Object: "route x", Error: "y"}},
+		},
+		Peers:    []report.Peer{{State: "programmed"}, {State: "programmed"}, {State: "failing"}},
+		Rejected: []report.Rejected{{Key: "k"}, {Key: "l"}},
+	}
+}
+
+// samples drops the comment lines of an exposition.
+func samples(t *testing.T, s report.Status) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", http.NoBody)
+	metrics.Handler(collector(s)).ServeHTTP(w, req)
+	if w.Code != http.StatusOK {
+		t.Fatalf("answer %d: %s", w.Code, w.Body)
+	}
+	return regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(w.Body.String(), "")
+}
+
+func TestSamples(t *testing.T) {
+	t.Parallel()
+	want := `flannel_build_info{version="v1.2.3"} 1
+flannel_changes_total{kind="link",op="update"} 1
+flannel_changes_total{kind="route",op="add"} 3
+flannel_failing_objects 1
+flannel_lease_expires_seconds 5400
+flannel_pass_duration_seconds 0.012
+flannel_pass_total 9
+flannel_peers{state="failing"} 1
+flannel_peers{state="programmed"} 2
+flannel_ready 1
+flannel_rejected_keys 2
+flannel_snapshot_age_seconds 1.5
+flannel_store_revision 42
+flannel_store_synced 1
+`
+	if got := samples(t, busy()); got != want {
+		t.Errorf("got:\n%swant:\n%s", got, want)
+	}
+}
+
+// Before the first pass there are numbers too, but no expiry.
+func TestSamplesAtStart(t *testing.T) {
+	t.Parallel()
+	got := samples(t, report.Status{})
+	if strings.Contains(got, "lease_expires") || !strings.Contains(got, "flannel_ready 0\n") ||
+		!strings.Contains(got, `flannel_peers{state="failing"} 0`) {
+		t.Errorf("got:\n%s", got)
+	}
+}
+
+func TestLint(t *testing.T) {
+	t.Parallel()
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(collector(busy()))
+	problems, err := testutil.GatherAndLint(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// update rewrites the table of docs/metrics.md.
+func update() bool { return flag.Lookup("update").Value.String() == "true" }
+
+func TestMain(m *testing.M) {
+	flag.Bool("update", false, "rewrite the table of "+doc)
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// table is the documentation of what busy shows: everything there is.
+func table(t *testing.T) string {
+	t.Helper()
+	r := prometheus.NewRegistry()
+	r.MustRegister(collector(busy()))
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n")
+	for _, f := range families {
+		var labels []string
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			labels = append(labels, "`"+l.GetName()+"`")
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.GetName(),
+			strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+	}
+	return b.String()
+}
+
+func TestDocumented(t *testing.T) {
+	t.Parallel()
+	have, err := os.ReadFile(filepath.FromSlash(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := table(t)
+	if n := strings.Count(want, "\n") - 2; n != described() {
+		t.Errorf("the example shows %d metrics of %d", n, described())
+	}
+	if strings.Contains(string(have), want) {
+		return
+	}
+	if !update() {
+		t.Fatalf("%s differs from the code; run this test with -update. It should have:\n%s", doc, want)
+	}
+	old := regexp.MustCompile(`(?m)^\|(?:.*\n)+?(?:$|\z)`)
+	if err := os.WriteFile(doc, old.ReplaceAllLiteral(have, []byte(want)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func described() int {
+	out := make(chan *prometheus.Desc, 100)
+	collector(report.Status{}).Describe(out)
+	return len(out)
+}
