@@ -7,8 +7,8 @@
 package backend
 
 import (
-	"encoding/json"
-
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -23,22 +23,23 @@ type Backend interface {
 	// Local is the receive side: devices, addresses, switches, and the MTU.
 	Local(self lease.Lease, n facts.Node) (state.Set, error)
 	// Peer is the send side towards one peer, and depends on no other peer.
-	// o is the offer of p to use. An error rejects that peer only.
+	// o is the offer of p to use. An error rejects that peer only, or one
+	// family of it: the set holds what is right all the same.
 	Peer(self lease.Lease, n facts.Node, p lease.Lease, o lease.Offer) (state.Set, error)
 }
 
 // Setup is what every backend is made from.
 type Setup struct {
-	Options  json.RawMessage // the Backend object of the network config
+	Options  config.Backend // the Backend object of the network config
 	Owner    state.Owner
-	Families Families
+	Families []addr.Family // enabled, IPv4 first
 }
-
-// Families are the enabled address families.
-type Families struct{ IPv4, IPv6 bool }
 
 // Entry lists a backend in backend/all.
 type Entry struct {
 	Type string // canonical Backend.Type, lower case
-	New  func(Setup) (Backend, error)
+	// New makes the backend; warnings name option keys it does not know.
+	New func(Setup) (b Backend, warnings []string, err error)
+	// Options is a zero value of the option struct, for documentation.
+	Options any
 }

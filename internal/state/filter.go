@@ -35,6 +35,11 @@ type Rule struct {
 	Verdict Verdict
 }
 
+// Matches says whether a packet with this mark and these addresses satisfies r.
+func (r Rule) Matches(mark uint32, src, dst netip.Addr) bool {
+	return mark&r.Mark == r.Mark && r.Src.Holds(src) && r.Dst.Holds(dst)
+}
+
 // Match is a condition on an address. Its zero value matches everything.
 type Match struct {
 	Prefix netip.Prefix

@@ -96,6 +96,8 @@ type Sysctl struct {
 	Path  string // below /proc/sys, with slashes: net/ipv4/conf/flannel.1/forwarding
 	Value string
 	Link  string // the link that must exist first, or ""
+	// Optional: a kernel without this switch is as good.
+	Optional bool
 }
 
 // Key implements Object.
@@ -193,4 +195,22 @@ func (f File) String() string {
 		return "file " + f.Path + " absent"
 	}
 	return fmt.Sprintf("file %s (%d bytes)", f.Path, len(f.Content))
+}
+
+// On names the link that o stands on, or "".
+func On(o Object) string {
+	switch o := o.(type) {
+	case Sysctl:
+		return o.Link
+	case Address:
+		return o.Link
+	case Neighbour:
+		return o.Link
+	case FDBEntry:
+		return o.Link
+	case Route:
+		return o.Link
+	default:
+		return ""
+	}
 }

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// identity is who this host is in the lease protocol.
+type identity struct {
+	host string // 32 hex digits, kept in the state directory
+	boot string // the kernel's random boot id: tells a restart from a reboot
+	lock *os.File
+}
+
+// hostIDBytes gives 128 bits: never two hosts with the same by chance.
+const hostIDBytes = 16
+
+// openIdentity locks the state directory, so that two daemons never share an
+// identity on one host, and reads or makes the host id in it. It is random,
+// never derived from a machine id, which cloned machines share.
+func openIdentity(dir string) (*identity, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w (choose another with --state-dir)", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		err = fmt.Errorf("state directory %s is used by another running flanneld: give this one its own "+
+			"--subnet-file or --state-dir: %w", dir, err)
+		return nil, errors.Join(err, lock.Close())
+	}
+	id := &identity{lock: lock}
+	if id.host, err = hostID(filepath.Join(dir, "host-id")); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("boot id: %w", err), lock.Close())
+	}
+	id.boot = strings.TrimSpace(string(boot))
+	return id, nil
+}
+
+// close gives the state directory free.
+func (id *identity) close() error { return id.lock.Close() }
+
+func hostID(path string) (string, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newHostID(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("host id: %w", err)
+	}
+	id := strings.TrimSpace(string(raw))
+	if b, err := hex.DecodeString(id); err != nil || len(b) != hostIDBytes {
+		return "", fmt.Errorf("host id: %s does not hold %d hex digits: remove it to get a new identity",
+			path, 2*hostIDBytes)
+	}
+	return id, nil
+}
+
+func newHostID(path string) (string, error) {
+	b := make([]byte, hostIDBytes)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("host id: %w", err)
+	}
+	id := hex.EncodeToString(b)
+	if err := renameio.WriteFile(path, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("host id: %w", err)
+	}
+	return id, nil
+}

@@ -1,0 +1,31 @@
+// Package all lists the backends of this build. It is the one place that
+// knows them all; a test fails when a backend folder is not listed.
+package all
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
+)
+
+// Backends returns every backend, sorted by type.
+func Backends() []backend.Entry {
+	return []backend.Entry{
+		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}},
+	}
+}
+
+// New makes the backend that the setup's options name.
+func New(s backend.Setup) (backend.Backend, []string, error) {
+	var known []string
+	for _, e := range Backends() {
+		if e.Type == s.Options.Type {
+			return e.New(s)
+		}
+		known = append(known, e.Type)
+	}
+	return nil, nil, fmt.Errorf("Backend.Type %q: not in this build, which has %s",
+		s.Options.Type, strings.Join(known, ", "))
+}

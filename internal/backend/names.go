@@ -1,0 +1,35 @@
+package backend
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// maxName is IFNAMSIZ without its terminating zero (netdevice(7)).
+const maxName = 15
+
+// LinkName allots the name of a device. want is the name that flannel would
+// use; it is ours unless it is too long, or a device of another instance or
+// one that does not fit (another port, say) bears it: then a name derived from
+// the instance and want is used, so that two daemons never fight over one.
+func LinkName(links []facts.Link, owner state.Owner, want string, fits func(facts.Link) bool) string {
+	sum := sha256.Sum256([]byte(owner.Instance + "/" + want))
+	other := "flannel-" + hex.EncodeToString(sum[:3])
+	for _, l := range links {
+		if l.Name == other && l.Alias == owner.Alias() {
+			return other // stay: a rename would cut the traffic on it
+		}
+	}
+	if len(want) > maxName {
+		return other
+	}
+	for _, l := range links {
+		if l.Name == want && l.Alias != owner.Alias() && (l.Alias != "" || !fits(l)) {
+			return other
+		}
+	}
+	return want
+}

@@ -1,0 +1,220 @@
+// Package vxlan carries packets in VXLAN (RFC 7348) between VTEPs that all
+// hosts know: no multicast, no learning.
+//
+// A packet for a peer's subnet P meets three objects of ours. The route
+// "P via base(P) onlink" sends it to the VXLAN device towards P's first
+// address; the permanent neighbour entry gives that address the peer's VTEP
+// MAC; the FDB entry gives that MAC the peer's underlay address. Each family
+// has its own device, carried over its own family.
+//
+// It produces wanted state only; called by the engine.
+package vxlan
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Type is the Backend.Type of this backend.
+const Type = "vxlan"
+
+// kernelPort is the Linux default, older than the IANA assignment 4789
+// (drivers/net/vxlan); flannel leaves it to the kernel.
+const kernelPort = 8472
+
+// Overhead is what the tunnel adds to an inner packet, in bytes: inner
+// Ethernet 14, VXLAN 8, UDP 8 and the outer IP header.
+func Overhead(outer addr.Family) int {
+	if outer == addr.IPv4 {
+		return 14 + 8 + 8 + 20
+	}
+	return 14 + 8 + 8 + 40
+}
+
+// data is the BackendData of one family (reference §5): field names and order
+// are the wire format.
+type data struct {
+	VNI     uint32
+	VtepMAC string
+}
+
+type vxlan struct {
+	opts     Options
+	owner    state.Owner
+	families []addr.Family
+}
+
+// New makes the backend from its options.
+func New(s backend.Setup) (backend.Backend, []string, error) {
+	v := &vxlan{owner: s.Owner, families: s.Families}
+	warnings, err := s.Options.Decode(&v.opts)
+	if err != nil {
+		return nil, warnings, err
+	}
+	if v.opts.Port == 0 {
+		v.opts.Port = kernelPort
+	}
+	return v, warnings, nil
+}
+
+// Offer publishes the VTEP of each family. The MAC that peers already know
+// wins, then the one of a device found (a flannel before us), then one derived
+// from the host id: so it survives restarts, reboots and a lost lease.
+func (v *vxlan) Offer(n facts.Node, prev *lease.Lease) (lease.Offer, error) {
+	o := lease.Offer{Backend: Type}
+	for _, f := range v.families {
+		if !n.Public.At(f).IsValid() {
+			return lease.Offer{}, fmt.Errorf("vxlan: no public %s address to offer", f)
+		}
+		text, err := json.Marshal(data{VNI: v.opts.VNI, VtepMAC: v.mac(f, n, prev).String()})
+		if err != nil {
+			return lease.Offer{}, fmt.Errorf("vxlan: encode %s backend data: %w", f, err)
+		}
+		o.Data.Put(f, string(text))
+	}
+	return o, nil
+}
+
+func (v *vxlan) mac(f addr.Family, n facts.Node, prev *lease.Lease) addr.MAC {
+	if prev != nil && prev.Offer.Backend == Type {
+		if m, err := v.parse(prev.Offer.Data.At(f)); err == nil {
+			return m
+		}
+	}
+	name := v.device(f, n)
+	if l, ok := n.LinkNamed(name); ok && v.fits(l) && l.MAC.IsUnicast() {
+		return l.MAC
+	}
+	return backend.DeriveMAC(n.HostID, name)
+}
+
+// Local is the VXLAN device of each family with the base address of our
+// subnet, which is also the next hop that peers route to.
+func (v *vxlan) Local(self lease.Lease, n facts.Node) (state.Set, error) {
+	var s state.Set
+	for _, f := range v.families {
+		mtu := v.underlayMTU(n) - Overhead(f)
+		m, err := v.parse(self.Offer.Data.At(f))
+		if err != nil {
+			return state.Set{}, fmt.Errorf("vxlan: own %s backend data: %w", f, err)
+		}
+		dev := v.device(f, n)
+		s.Links = append(s.Links, state.Link{
+			Name: dev, Type: state.LinkVXLAN, MTU: mtu, MAC: m,
+			VXLAN: state.VXLAN{VNI: v.opts.VNI, Port: v.opts.Port, Source: n.Source.At(f), Parent: n.Uplink.Name},
+		})
+		s.Addresses = append(s.Addresses, state.Address{
+			Link: dev, Prefix: addr.Single(self.Subnets.At(f).Addr()),
+		})
+		// A router advertisement from inside the fabric must never become
+		// this host's default route.
+		s.Sysctls = append(s.Sysctls, state.Sysctl{
+			Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "0", Link: dev, Optional: true,
+		})
+		// The smallest family rules: containers have one MTU for both.
+		if s.MTU == 0 || mtu < s.MTU {
+			s.MTU = mtu
+		}
+	}
+	return s, nil
+}
+
+// Peer sends to p through its VTEP, or, with DirectRouting and p on a link of
+// ours, straight to p.
+func (v *vxlan) Peer(_ lease.Lease, n facts.Node, p lease.Lease, o lease.Offer) (state.Set, error) {
+	var s state.Set
+	var errs []error
+	for _, f := range v.families {
+		if !p.Subnets.At(f).IsValid() {
+			continue
+		}
+		if err := v.send(&s, f, n, target{p.Subnets.At(f), p.Public.At(f), o.Data.At(f)}); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f, err))
+		}
+	}
+	return s, errors.Join(errs...)
+}
+
+type target struct {
+	subnet netip.Prefix
+	public netip.Addr
+	data   string
+}
+
+func (v *vxlan) send(s *state.Set, f addr.Family, n facts.Node, t target) error {
+	if !t.public.IsValid() {
+		return errors.New("no public address")
+	}
+	m, err := v.parse(t.data)
+	if err != nil {
+		return err
+	}
+	if v.opts.DirectRouting {
+		if link, ok := n.Adjacent(t.public); ok {
+			s.Routes = append(s.Routes, state.Route{Dst: t.subnet, Via: t.public, Link: link})
+			return nil
+		}
+	}
+	dev, base := v.device(f, n), t.subnet.Addr()
+	s.Neighbours = append(s.Neighbours, state.Neighbour{Link: dev, IP: base, MAC: m})
+	s.FDB = append(s.FDB, state.FDBEntry{Link: dev, MAC: m, Dst: t.public})
+	s.Routes = append(s.Routes, state.Route{Dst: t.subnet, Via: base, Link: dev, Onlink: true})
+	return nil
+}
+
+// parse reads backend data of this fabric: another VNI would be delivered to
+// nobody.
+func (v *vxlan) parse(text string) (addr.MAC, error) {
+	var d data
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
+		return addr.MAC{}, fmt.Errorf("backend data %q: %w", clip(text), err)
+	}
+	if d.VNI != v.opts.VNI {
+		return addr.MAC{}, fmt.Errorf("backend data has VNI %d, this network uses %d", d.VNI, v.opts.VNI)
+	}
+	m, err := addr.ParseMAC(d.VtepMAC)
+	if err != nil {
+		return addr.MAC{}, fmt.Errorf("backend data VtepMAC: %w", err)
+	}
+	if !m.IsUnicast() {
+		return addr.MAC{}, fmt.Errorf("backend data VtepMAC %s is not a unicast address", m)
+	}
+	return m, nil
+}
+
+// underlayMTU is the largest outer packet: the MTU key names the underlay's.
+func (v *vxlan) underlayMTU(n facts.Node) int {
+	if v.opts.MTU != 0 {
+		return v.opts.MTU
+	}
+	return n.Uplink.MTU
+}
+
+// device names the VXLAN device of f as flannel does.
+func (v *vxlan) device(f addr.Family, n facts.Node) string {
+	name := fmt.Sprintf("flannel.%d", v.opts.VNI)
+	if f == addr.IPv6 {
+		name = fmt.Sprintf("flannel-v6.%d", v.opts.VNI)
+	}
+	return backend.LinkName(n.Links, v.owner, name, v.fits)
+}
+
+// fits says whether an unmarked device can be taken over in place.
+func (v *vxlan) fits(l facts.Link) bool {
+	return l.Type == string(state.LinkVXLAN) && l.VNI == v.opts.VNI && l.Port == v.opts.Port
+}
+
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}

@@ -1,0 +1,73 @@
+package vxlan_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/backend/backendtest"
+	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
+	"github.com/flannel-ng/flannel-ng/internal/config"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+)
+
+var update = backendtest.Update()
+
+func newVXLAN(t *testing.T, n config.Network) backend.Backend {
+	t.Helper()
+	b, warnings, err := vxlan.New(backend.Setup{Options: n.Backend, Families: n.Families()})
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	return b
+}
+
+func TestConform(t *testing.T) {
+	backendtest.Conform(t, newVXLAN,
+		`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`,
+		`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`,
+		`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`,
+		`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`)
+}
+
+func TestGolden(t *testing.T) { backendtest.Golden(t, newVXLAN, *update) }
+
+func TestOptions(t *testing.T) {
+	for _, tt := range []struct{ options, want string }{
+		{`{"Type":"vxlan","VNI":16777216}`, "Backend.VNI 16777216: must be 1..16777215"},
+		{`{"Type":"vxlan","Port":70000}`, "Backend.Port 70000: must be 0..65535"},
+		{`{"Type":"vxlan","MTU":-1}`, "Backend.MTU -1: must be 0..65535"},
+		{`{"Type":"vxlan","DirectRouting":"yes"}`, "Backend.DirectRouting"},
+	} {
+		_, _, err := vxlan.New(backend.Setup{Options: config.Backend{Type: "vxlan", Options: []byte(tt.options)}})
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.options, err, tt.want)
+		}
+	}
+}
+
+// The MAC that peers know survives a lost device, and a found device's MAC a
+// lost lease.
+func TestMACOfFoundDevice(t *testing.T) {
+	families := []addr.Family{addr.IPv4}
+	b, _, err := vxlan.New(backend.Setup{Options: config.Backend{Type: "vxlan"}, Families: families})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := backendtest.Node(families, 1)
+	found := facts.Link{Name: "flannel.1", Type: "vxlan", VNI: 1, Port: 8472, MAC: addr.MAC{0x0e, 0x0a, 0x79, 0x98, 0x7f, 0x30}}
+	n.Links = append(n.Links, found)
+	o, err := b.Offer(n, nil)
+	if want := `{"VNI":1,"VtepMAC":"0e:0a:79:98:7f:30"}`; err != nil || o.Data.At(addr.IPv4) != want {
+		t.Errorf("offer %s, %v; want %s", o.Data.At(addr.IPv4), err, want)
+	}
+}
+
+func TestOverhead(t *testing.T) {
+	for f, want := range map[addr.Family]int{addr.IPv4: 50, addr.IPv6: 70} {
+		if got := vxlan.Overhead(f); got != want {
+			t.Errorf("%s: %d, want %d", f, got, want)
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/config"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/report"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Config is what an engine is made from.
+type Config struct {
+	World World
+	// Drivers in the order of kinds, all but files.
+	Drivers []reconcile.Driver
+	// Files writes subnet.env once everything of our own is in place.
+	Files      reconcile.Driver
+	NewBackend func(backend.Setup) (backend.Backend, []string, error)
+	Owner      state.Owner
+	Policy     Policy
+	// Resync is the time between passes when nothing rings.
+	Resync time.Duration
+	Log    *slog.Logger
+	// Event records what happened, for flannelctl events.
+	Event func(kind, text string)
+	// Base is the part of the status that never changes.
+	Base report.Status
+}
+
+// Engine runs passes, one at a time.
+type Engine struct {
+	cfg   Config
+	bell  chan struct{}
+	plans chan planRequest
+
+	// network and backend are fixed by the first valid config: changing them
+	// under running containers is not possible in this version.
+	network  *config.Network
+	seen     []byte // config bytes last looked at
+	backend  backend.Backend
+	warnings []string
+
+	failing map[state.Key]string // failures already logged
+	streak  int                  // passes in a row with failures
+	base    report.Status
+	status  atomic.Pointer[report.Status]
+	beat    atomic.Int64 // unix nanoseconds of the last sign of life
+}
+
+type planRequest struct {
+	ctx    context.Context //nolint:containedctx // it is the request's own, carried to the loop that serves it
+	answer chan planAnswer
+}
+
+type planAnswer struct {
+	changes []report.Change
+	err     error
+}
+
+// New makes an engine; Run starts it.
+func New(cfg Config) *Engine {
+	e := &Engine{
+		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan planRequest),
+		failing: map[state.Key]string{}, base: cfg.Base,
+	}
+	e.base.Pass.Changes = map[string]int64{}
+	e.unready("starting")
+	e.beat.Store(time.Now().UnixNano())
+	return e
+}
+
+// Ring asks for a pass soon. Rings merge; the bell carries no data.
+func (e *Engine) Ring() {
+	select {
+	case e.bell <- struct{}{}:
+	default:
+	}
+}
+
+// Status is the report of the last pass.
+func (e *Engine) Status() report.Status { return *e.status.Load() }
+
+// Beat is when the loop last showed life, for /healthz.
+func (e *Engine) Beat() time.Time { return time.Unix(0, e.beat.Load()) }
+
+// spacing merges what arrives together, and keeps a failing pass that wakes
+// itself by its own notifications from spinning.
+const (
+	spacing    = 5 * time.Millisecond
+	maxBackoff = 30 * time.Second
+)
+
+// Run makes passes until ctx ends, or until the host cannot take part in the
+// fabric at all.
+func (e *Engine) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case req := <-e.plans:
+			changes, err := e.plan(req.ctx)
+			req.answer <- planAnswer{changes, err}
+			continue
+		case <-e.bell:
+		case <-timer.C:
+		}
+		if err := e.pass(ctx); err != nil {
+			return err
+		}
+		e.beat.Store(time.Now().UnixNano())
+		timer.Reset(e.next())
+		if !pause(ctx, min(spacing<<min(e.streak, 8), time.Second)) {
+			return nil
+		}
+	}
+}
+
+func (e *Engine) next() time.Duration {
+	if e.streak == 0 {
+		return e.cfg.Resync
+	}
+	return min(time.Second<<min(e.streak-1, 5), maxBackoff, max(e.cfg.Resync, time.Second))
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// Plan says what a pass would change now. It waits for the loop.
+func (e *Engine) Plan(ctx context.Context) ([]report.Change, error) {
+	req := planRequest{ctx, make(chan planAnswer, 1)}
+	select {
+	case e.plans <- req:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case a := <-req.answer:
+		return a.changes, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// pass looks at everything and makes it true. The error is fatal.
+func (e *Engine) pass(ctx context.Context) error {
+	start := time.Now()
+	in, reason, err := e.look(ctx)
+	if err != nil {
+		return err
+	}
+	if reason != "" {
+		e.unready(reason)
+		return nil
+	}
+	want, err := Desire(in)
+	if err != nil {
+		e.unready(err.Error())
+		return nil
+	}
+	live := in.Snapshot.Synced && !in.Snapshot.Origin.LastKnownGood
+	out := reconcile.Execute(ctx, e.cfg.Drivers, &want.Set, live)
+	if ctx.Err() != nil {
+		return nil // stopping: what was cut short is no failure
+	}
+	reasons := ownFailures(want, out)
+	if len(reasons) == 0 {
+		files := reconcile.Execute(ctx, []reconcile.Driver{e.cfg.Files}, &state.Set{Files: []state.File{want.File}}, false)
+		reasons = describe(files.Failed())
+		out.Results = append(out.Results, files.Results...)
+	}
+	e.note(out)
+	e.publish(in, want, out, reasons, start)
+	return nil
+}
+
+// plan is a pass that changes nothing.
+func (e *Engine) plan(ctx context.Context) ([]report.Change, error) {
+	in, reason, err := e.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if reason != "" {
+		return nil, fmt.Errorf("no plan yet: %s", reason)
+	}
+	want, err := Desire(in)
+	if err != nil {
+		return nil, err
+	}
+	want.Set.Files = append(want.Set.Files, want.File)
+	changes, err := reconcile.Plan(ctx, append(slices.Clone(e.cfg.Drivers), e.cfg.Files), &want.Set)
+	var out []report.Change
+	for _, c := range changes {
+		out = append(out, report.Change{Op: string(c.Op), Object: c.Object.String(), Was: c.Was})
+	}
+	return out, err
+}
+
+// ErrNode wraps the reason why this host cannot be part of the fabric, found
+// before it ever was.
+var ErrNode = errors.New("this host cannot join")
+
+// look gathers the inputs of a pass. reason says what is still missing.
+func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error) {
+	snap, ok := e.cfg.World.Snapshot()
+	if !ok {
+		return in, "waiting for the store", nil
+	}
+	if reason := e.configure(snap.Config); reason != "" {
+		return in, reason, nil
+	}
+	node, err := e.cfg.World.Node(ctx, e.network.Families())
+	if err != nil {
+		if e.base.Pass.Passes == 0 {
+			return in, "", fmt.Errorf("%w: %w", ErrNode, err)
+		}
+		return in, err.Error(), nil // an uplink may come back
+	}
+	own := e.cfg.World.Own()
+	offer, err := e.backend.Offer(node, previous(snap, own, node))
+	if err != nil {
+		return in, err.Error(), nil
+	}
+	e.cfg.World.Ask(Ask{Network: *e.network, Public: node.Public, Offer: offer})
+	in = Inputs{
+		Network: *e.network, Backend: e.backend, Node: node, Own: own, Snapshot: snap, Policy: e.cfg.Policy,
+	}
+	if !own.Has() {
+		return in, "no lease yet: " + own.Reason, nil
+	}
+	return in, "", nil
+}
+
+// configure takes the first valid config. A later change is reported, and
+// takes effect when the daemon is restarted.
+func (e *Engine) configure(raw []byte) (reason string) {
+	if raw == nil {
+		return "no network config in the store: put one there with `flannelctl config set FILE`"
+	}
+	if e.network != nil && string(raw) == string(e.seen) {
+		return ""
+	}
+	network, err := config.Parse(raw)
+	if e.network != nil {
+		e.seen = slices.Clone(raw)
+		e.noticeChange(err)
+		return ""
+	}
+	if err != nil {
+		return "network config: " + err.Error()
+	}
+	b, warnings, err := e.cfg.NewBackend(backend.Setup{
+		Options: network.Backend, Owner: e.cfg.Owner, Families: network.Families(),
+	})
+	if err != nil {
+		return "network config: " + err.Error()
+	}
+	e.network, e.backend, e.seen = &network, b, slices.Clone(raw)
+	for _, w := range append(network.Warnings, warnings...) {
+		e.warn("network config: " + w)
+	}
+	return ""
+}
+
+func (e *Engine) noticeChange(err error) {
+	if err != nil {
+		e.warn("the network config in the store is now invalid, the running one stays: " + err.Error())
+		return
+	}
+	e.warn("the network config in the store changed: restart flanneld to use it")
+}
+
+func (e *Engine) warn(text string) {
+	if slices.Contains(e.warnings, text) {
+		return
+	}
+	e.warnings = append(e.warnings, text)
+	e.cfg.Log.Warn("condition", "text", text)
+	e.cfg.Event("config", text)
+}
+
+// previous is the lease that peers know us by: the held one, else one of our
+// host id, else one with our public address and no owner (a flannel before us).
+func previous(snap lease.Snapshot, own Own, n facts.Node) *lease.Lease {
+	if own.Has() {
+		return &own.Lease.Lease
+	}
+	var byAddress *lease.Lease
+	for i, l := range snap.Leases {
+		if l.Owner == n.HostID && n.HostID != "" {
+			return &snap.Leases[i]
+		}
+		if l.Owner == "" && sharesAddress(l.Public, n.Public) {
+			byAddress = &snap.Leases[i]
+		}
+	}
+	return byAddress
+}
+
+func sharesAddress(a, b addr.ByFamily[netip.Addr]) bool {
+	for _, f := range addr.Families() {
+		if x := a.At(f); x.IsValid() && x == b.At(f) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/report"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// fewLines bounds the lines that one pass logs per kind: one line per real
+// change, but not 20,000 for a fabric that appears at once.
+const fewLines = 8
+
+// ownFailures says why this host is not ready, if it is not.
+func ownFailures(want Desired, out reconcile.Outcome) []string {
+	var reasons []string
+	for _, err := range out.Unread {
+		reasons = append(reasons, err.Error())
+	}
+	slices.Sort(reasons)
+	for _, r := range out.Failed() {
+		if want.Own[r.Object.Key()] {
+			reasons = append(reasons, fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
+		}
+	}
+	return reasons
+}
+
+func describe(failed []reconcile.Result) []string {
+	var out []string
+	for _, r := range failed {
+		out = append(out, fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
+	}
+	return out
+}
+
+// note logs, records and counts what a pass did.
+func (e *Engine) note(out reconcile.Outcome) {
+	type group struct {
+		op   reconcile.Op
+		kind state.Kind
+	}
+	done := map[group][]reconcile.Result{}
+	var order []group
+	for _, r := range out.Results {
+		if r.Err != nil {
+			continue
+		}
+		g := group{r.Op, r.Object.Key().Kind}
+		if done[g] == nil {
+			order = append(order, g)
+		}
+		done[g] = append(done[g], r)
+		e.base.Pass.Changes[string(g.kind)+" "+string(g.op)]++
+	}
+	for _, g := range order {
+		e.noteGroup(g.op, g.kind, done[g])
+	}
+	e.noteFailures(out)
+}
+
+func (e *Engine) noteGroup(op reconcile.Op, kind state.Kind, rs []reconcile.Result) {
+	if len(rs) > fewLines {
+		e.cfg.Log.Info("changed many", "op", op, "kind", kind, "count", len(rs), "first", rs[0].Object.String())
+		e.cfg.Event("change", fmt.Sprintf("%s %d × %s", op, len(rs), kind))
+		return
+	}
+	for _, r := range rs {
+		e.cfg.Log.Info("changed", "op", op, "object", r.Object.String(), "was", r.Was)
+		text := fmt.Sprintf("%s %s", op, r.Object)
+		if r.Was != "" {
+			text += " (was " + r.Was + ")"
+		}
+		e.cfg.Event("change", text)
+	}
+}
+
+// noteFailures logs a failure when it appears or changes, not each time it is
+// met again.
+func (e *Engine) noteFailures(out reconcile.Outcome) {
+	now := map[state.Key]string{}
+	fresh := 0
+	for _, r := range out.Failed() {
+		k, text := r.Object.Key(), r.Err.Error()
+		now[k] = text
+		if e.failing[k] == text {
+			continue
+		}
+		if fresh++; fresh <= fewLines {
+			e.cfg.Log.Error("change failed, will retry", "op", r.Op, "object", r.Object.String(), "err", r.Err)
+		}
+		e.cfg.Event("failure", fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
+	}
+	for kind, err := range out.Unread {
+		k := state.Key{Kind: kind}
+		now[k] = err.Error()
+		if e.failing[k] != now[k] {
+			e.cfg.Log.Error("state not readable, will retry", "kind", kind, "err", err)
+			e.cfg.Event("failure", err.Error())
+		}
+	}
+	if fresh > fewLines {
+		e.cfg.Log.Error("more changes failed", "count", fresh-fewLines)
+	}
+	e.failing = now
+	if len(now) > 0 {
+		e.streak++
+	} else {
+		e.streak = 0
+	}
+}
+
+// publish makes the report of a pass that ran.
+func (e *Engine) publish(in Inputs, want Desired, out reconcile.Outcome, reasons []string, start time.Time) {
+	if in.Own.Phase == Lost || in.Own.Phase == Pending {
+		reasons = append([]string{in.Own.Reason}, reasons...)
+	}
+	s := e.base
+	s.Network = report.Network{Backend: in.Network.Backend.Type, Firewall: string(in.Policy.Traffic.Mode(in.Network)), MTU: want.Set.MTU}
+	for _, f := range in.Network.Families() {
+		s.Network.Networks = append(s.Network.Networks, in.Network.Pools.At(f).Network.String())
+	}
+	s.Uplink = report.Uplink{Name: in.Node.Uplink.Name, MTU: in.Node.Uplink.MTU}
+	for _, f := range addr.Families() {
+		if a := in.Node.Source.At(f); a.IsValid() {
+			s.Uplink.Sources = append(s.Uplink.Sources, a.String())
+		}
+	}
+	s.Pass.At, s.Pass.Duration, s.Pass.Passes = start, time.Since(start), e.base.Pass.Passes+1
+	e.base.Pass.Passes = s.Pass.Passes
+	failed := map[state.Key]string{}
+	for _, r := range out.Failed() {
+		failed[r.Object.Key()] = r.Err.Error()
+		s.Pass.Failures = append(s.Pass.Failures, report.Failure{Object: r.Object.String(), Error: r.Err.Error()})
+	}
+	for _, p := range want.Peers {
+		s.Peers = append(s.Peers, peerReport(p, failed))
+	}
+	for _, r := range want.Rejected {
+		s.Rejected = append(s.Rejected, report.Rejected{Key: r.Key, Reason: r.Reason})
+	}
+	s.Ready, s.NotReady = len(reasons) == 0, reasons
+	e.store(s)
+}
+
+func peerReport(p Peer, failed map[state.Key]string) report.Peer {
+	out := report.Peer{
+		Key: p.Lease.Key, Backend: p.Lease.Offer.Backend, Owner: p.Lease.Owner, State: "programmed",
+		Subnets: prefixes(p.Lease), Public: publics(p.Lease),
+	}
+	if p.Err != nil {
+		out.State, out.Error = "failing", p.Err.Error()
+	}
+	for _, k := range p.Keys {
+		if text, bad := failed[k]; bad {
+			out.State, out.Error = "failing", text
+		}
+	}
+	return out
+}
+
+// unready is the report of a pass that could not run: what was known of the
+// fabric stays visible.
+func (e *Engine) unready(reason string) {
+	s := e.base
+	if last := e.status.Load(); last != nil {
+		s = *last
+	}
+	s.Ready, s.NotReady = false, []string{reason}
+	e.store(s)
+}
+
+// store completes and publishes s, and says so when readiness changed.
+func (e *Engine) store(s report.Status) {
+	s.Warnings = slices.Clone(e.warnings)
+	s.Warnings = append(s.Warnings, e.cfg.Base.Warnings...)
+	s.Pass.Changes = clone(e.base.Pass.Changes)
+	e.fillStore(&s)
+	last := e.status.Swap(&s)
+	if last == nil || last.Ready == s.Ready && slices.Equal(last.NotReady, s.NotReady) {
+		return
+	}
+	if s.Ready {
+		e.cfg.Log.Info("ready", "subnets", s.Lease.Subnets, "peers", len(s.Peers))
+		e.cfg.Event("ready", "ready")
+		return
+	}
+	e.cfg.Log.Warn("not ready", "reasons", s.NotReady)
+	e.cfg.Event("ready", fmt.Sprintf("not ready: %v", s.NotReady))
+}
+
+func (e *Engine) fillStore(s *report.Status) {
+	own := e.cfg.World.Own()
+	s.Lease = report.Lease{
+		State: string(own.Phase), Key: own.Lease.Key, Reason: own.Reason, Expires: own.Lease.Expires,
+		Subnets: prefixes(own.Lease.Lease), Public: publics(own.Lease.Lease),
+	}
+	if snap, ok := e.cfg.World.Snapshot(); ok {
+		s.Store.Cluster, s.Store.Revision, s.Store.Synced = snap.Cluster, snap.Rev, snap.Synced
+		s.Store.LastKnownGood, s.Store.Age = snap.Origin.LastKnownGood, snap.Origin.Age
+	}
+}
+
+func clone(m map[string]int64) map[string]int64 {
+	out := make(map[string]int64, len(m))
+	for k, v := range m {
+		out[k] = v
+	}
+	return out
+}
+
+func prefixes(l lease.Lease) []string {
+	var out []string
+	for _, p := range l.Prefixes() {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func publics(l lease.Lease) []string {
+	var out []string
+	for _, f := range addr.Families() {
+		if a := l.Public.At(f); a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return out
+}

@@ -1,0 +1,108 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Outcome is what one execution did.
+type Outcome struct {
+	// Results has every change that was tried or blocked, in order of
+	// application.
+	Results []Result
+	// Unread are kinds that could not be read: nothing of them was changed,
+	// and nothing is known of them.
+	Unread map[state.Kind]error
+}
+
+// Failed returns the results with an error.
+func (o Outcome) Failed() []Result {
+	var out []Result
+	for _, r := range o.Results {
+		if r.Err != nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Execute makes want true: each driver in the order given plans and applies
+// its additions and updates; then, if deletes is set, the removals run in
+// reverse order of drivers. deletes must be false while the picture behind
+// want may be incomplete.
+func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes bool) Outcome {
+	out := Outcome{Unread: map[state.Kind]error{}}
+	removals := make([][]Change, len(drivers))
+	broken := map[string]bool{} // links that are not as wanted
+	for i, d := range drivers {
+		changes, err := d.Plan(ctx, want)
+		if err != nil {
+			out.Unread[d.Kind()] = errors.Join(out.Unread[d.Kind()], fmt.Errorf("read %s state: %w", d.Kind(), err))
+			continue
+		}
+		puts, removes := split(changes)
+		removals[i] = removes
+		puts, blocked := block(puts, broken)
+		results := d.Apply(ctx, puts)
+		for _, r := range results {
+			if r.Err != nil && r.Object.Key().Kind == state.KindLink {
+				broken[r.Object.Key().Name] = true
+			}
+		}
+		out.Results = append(append(out.Results, results...), blocked...)
+	}
+	if !deletes {
+		return out
+	}
+	for i, d := range slices.Backward(drivers) {
+		if len(removals[i]) > 0 {
+			out.Results = append(out.Results, d.Apply(ctx, removals[i])...)
+		}
+	}
+	return out
+}
+
+// Plan reads what would be changed, and changes nothing.
+func Plan(ctx context.Context, drivers []Driver, want *state.Set) ([]Change, error) {
+	var all []Change
+	var errs []error
+	for _, d := range drivers {
+		changes, err := d.Plan(ctx, want)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read %s state: %w", d.Kind(), err))
+		}
+		all = append(all, changes...)
+	}
+	return all, errors.Join(errs...)
+}
+
+func split(changes []Change) (puts, removes []Change) {
+	for _, c := range changes {
+		if c.Op == Remove {
+			removes = append(removes, c)
+		} else {
+			puts = append(puts, c)
+		}
+	}
+	return puts, removes
+}
+
+// block keeps back changes on links that are broken: trying 60,000 objects on
+// a missing device would only bury the one error that matters.
+func block(changes []Change, broken map[string]bool) (free []Change, blocked []Result) {
+	if len(broken) == 0 {
+		return changes, nil
+	}
+	for _, c := range changes {
+		if link := state.On(c.Object); link != "" && broken[link] {
+			blocked = append(blocked, Result{Change: c, Err: fmt.Errorf("link %s: %w", link, ErrBlocked)})
+			continue
+		}
+		free = append(free, c)
+	}
+	return free, blocked
+}

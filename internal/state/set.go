@@ -1,0 +1,37 @@
+package state
+
+import "iter"
+
+// Objects walks all objects of s in the order of kinds.
+func (s *Set) Objects() iter.Seq[Object] {
+	return func(yield func(Object) bool) {
+		_ = walk(s.Links, yield) && walk(s.Sysctls, yield) && walk(s.Addresses, yield) &&
+			walk(s.Neighbours, yield) && walk(s.FDB, yield) && walk(s.Routes, yield) &&
+			walk(s.Filters, yield) && walk(s.Files, yield)
+	}
+}
+
+func walk[T Object](all []T, yield func(Object) bool) bool {
+	for _, o := range all {
+		if !yield(o) {
+			return false
+		}
+	}
+	return true
+}
+
+// Append adds the objects of o to s. The caller sees to it that keys are
+// unique.
+func (s *Set) Append(o Set) {
+	s.Links = append(s.Links, o.Links...)
+	s.Sysctls = append(s.Sysctls, o.Sysctls...)
+	s.Addresses = append(s.Addresses, o.Addresses...)
+	s.Neighbours = append(s.Neighbours, o.Neighbours...)
+	s.FDB = append(s.FDB, o.FDB...)
+	s.Routes = append(s.Routes, o.Routes...)
+	s.Filters = append(s.Filters, o.Filters...)
+	s.Files = append(s.Files, o.Files...)
+	if o.MTU != 0 && (s.MTU == 0 || o.MTU < s.MTU) {
+		s.MTU = o.MTU
+	}
+}
