@@ -1,0 +1,208 @@
+// Package fake is a deterministic etcd in memory: revisions, transactions with
+// range compares, leases that expire on the time package's clock (and so under
+// testing/synctest), compaction and watches, with faults on demand.
+//
+// It owns no file and no socket and is never part of a program. Called by
+// tests and by the schedule explorer.
+package fake
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+)
+
+// revision is one committed transaction.
+type revision struct {
+	rev    int64
+	events []kv.Event
+}
+
+type grant struct {
+	ttl     time.Duration
+	expires time.Time
+	timer   *time.Timer
+}
+
+// Server is one cluster. Make a Client for each simulated host.
+type Server struct {
+	mu        sync.Mutex
+	cluster   uint64
+	rev       int64
+	compacted int64 // watches below this revision fail
+	entries   map[string]kv.Entry
+	log       []revision // ascending, everything above compacted
+	grants    map[kv.LeaseID]*grant
+	lastGrant kv.LeaseID
+	watches   map[*watch]struct{}
+	hook      Hook
+	batch     int // revisions per watch message, 0 = no limit
+	leader    bool
+}
+
+// NewServer starts an empty cluster at revision 1, as etcd does.
+func NewServer() *Server {
+	return &Server{
+		cluster: 0xc1, rev: 1, leader: true,
+		entries: map[string]kv.Entry{},
+		grants:  map[kv.LeaseID]*grant{},
+		watches: map[*watch]struct{}{},
+	}
+}
+
+// Close stops every expiry timer, and ends all watches with ErrUnavailable.
+func (s *Server) Close() {
+	s.mu.Lock()
+	for _, g := range s.grants {
+		g.timer.Stop()
+	}
+	s.grants = map[kv.LeaseID]*grant{}
+	s.mu.Unlock()
+	s.CancelWatches()
+}
+
+// SetHook installs h for all requests from now on; nil removes it.
+func (s *Server) SetHook(h Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = h
+}
+
+// SetWatchBatch limits a watch message to n revisions; 0 is no limit. A lagging
+// watch then gets its backlog in pieces, as from etcd.
+func (s *Server) SetWatchBatch(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batch = n
+}
+
+// SetLeader takes the leader away (requests fail, watches are cancelled) or
+// gives it back.
+func (s *Server) SetLeader(ok bool) {
+	s.mu.Lock()
+	s.leader = ok
+	s.mu.Unlock()
+	if !ok {
+		s.CancelWatches()
+	}
+}
+
+// CancelWatches ends every running watch with ErrUnavailable.
+func (s *Server) CancelWatches() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.watches {
+		w.err = kv.ErrUnavailable
+		w.wake()
+	}
+}
+
+// Compact forgets the history up to and including rev: a watch that still
+// needs it is cancelled with ErrCompacted.
+func (s *Server) Compact(rev int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.compacted = max(s.compacted, min(rev, s.rev))
+	s.log = slices.DeleteFunc(s.log, func(r revision) bool { return r.rev <= s.compacted })
+	s.wakeAll()
+}
+
+// Rev is the current revision.
+func (s *Server) Rev() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rev
+}
+
+// Entries is the whole content, sorted by key. It sees through cuts and hooks.
+func (s *Server) Entries() []kv.Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sorted(func(string) bool { return true })
+}
+
+// Expire ends a grant now, as if its time had run out.
+func (s *Server) Expire(id kv.LeaseID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(id)
+}
+
+// Backup is a copy of a cluster's keys for Restore.
+type Backup struct {
+	rev     int64
+	entries map[string]kv.Entry
+}
+
+// Backup copies the keys. Grants are not part of it.
+func (s *Server) Backup() Backup {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Backup{rev: s.rev, entries: maps.Clone(s.entries)}
+}
+
+// Restore puts the keys back, under another cluster id if cluster is not zero.
+// The revision goes back with them; running watches stay, silent, as etcd's
+// client resumes them. Grants that the keys name and that are gone are made
+// again with a full day.
+func (s *Server) Restore(b Backup, cluster uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cluster != 0 {
+		s.cluster = cluster
+	}
+	s.rev, s.compacted, s.log = b.rev, b.rev, nil
+	s.entries = maps.Clone(b.entries)
+	for _, e := range s.entries {
+		if e.Lease != 0 && s.grants[e.Lease] == nil {
+			s.addGrant(e.Lease, 24*time.Hour)
+		}
+	}
+	s.wakeAll()
+}
+
+// Client makes a connection for the host called name, which hooks see.
+func (s *Server) Client(name string) *Client { return &Client{server: s, name: name} }
+
+func (s *Server) header() kv.Header { return kv.Header{Cluster: s.cluster, Rev: s.rev} }
+
+func (s *Server) sorted(want func(key string) bool) []kv.Entry {
+	var es []kv.Entry
+	for k, e := range s.entries {
+		if want(k) {
+			es = append(es, e)
+		}
+	}
+	slices.SortFunc(es, func(a, b kv.Entry) int { return cmp.Compare(a.Key, b.Key) })
+	return es
+}
+
+func (s *Server) find(span kv.Span) []kv.Entry {
+	if span.End != "" {
+		return s.sorted(span.Contains)
+	}
+	if e, ok := s.entries[span.Key]; ok {
+		return []kv.Entry{e}
+	}
+	return nil
+}
+
+func (s *Server) wakeAll() {
+	for w := range s.watches {
+		w.wake()
+	}
+}
+
+// commit makes events one revision. The caller has given them Mod = rev+1.
+func (s *Server) commit(events []kv.Event) {
+	if len(events) == 0 {
+		return
+	}
+	s.rev++
+	s.log = append(s.log, revision{rev: s.rev, events: events})
+	s.wakeAll()
+}
