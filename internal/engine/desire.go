@@ -27,31 +27,10 @@ type Inputs struct {
 	Network  config.Network
 	Backend  backend.Backend
 	Node     facts.Node
-	Own      Own
+	Own      lease.Holding // with a lease: hasLease
 	Snapshot lease.Snapshot
 	Policy   Policy
 }
-
-// Own is this host's holding as the keeper sees it.
-type Own struct {
-	Phase  Phase
-	Lease  lease.Held // zero Subnets while there is none
-	Reason string     // for people: why not held
-}
-
-// Has says whether there is a lease to build state for.
-func (o Own) Has() bool { return len(o.Lease.Prefixes()) > 0 }
-
-// Phase is the state of a holding (docs/lease-protocol.md).
-type Phase string
-
-// The phases.
-const (
-	Pending Phase = "pending"
-	Held    Phase = "held"
-	Expired Phase = "expired"
-	Lost    Phase = "lost"
-)
 
 // Policy is what the command line says about this host.
 type Policy struct {
@@ -59,6 +38,19 @@ type Policy struct {
 	Blackhole  bool   // keep a blackhole route for the own subnets
 	SubnetFile string // absolute path
 }
+
+// traffic completes the command line's word on traffic with the fabric's.
+func (p Policy) traffic(n config.Network) traffic.Options {
+	o := p.Traffic
+	o.Mode = state.ModeIPTables
+	if n.NFTables {
+		o.Mode = state.ModeNFTables
+	}
+	return o
+}
+
+// hasLease says whether there is a lease to build state for.
+func hasLease(h lease.Holding) bool { return len(h.Lease.Prefixes()) > 0 }
 
 // blackholeMetric keeps the blackhole behind every real route to the subnet,
 // the bridge's above all: it catches packets only while there is no bridge.
@@ -97,7 +89,7 @@ func Desire(in Inputs) (Desired, error) {
 		tunnels = append(tunnels, l.Name)
 	}
 	policy := traffic.Desire(traffic.Inputs{
-		Network: in.Network, Self: in.Own.Lease.Lease, Node: in.Node, Tunnels: tunnels, Options: in.Policy.Traffic,
+		Network: in.Network, Self: in.Own.Lease.Lease, Node: in.Node, Tunnels: tunnels, Options: in.Policy.traffic(in.Network),
 	})
 	for _, s := range []state.Set{local, policy, blackholes(in)} {
 		if err := b.add("this host", s); err != nil {
@@ -108,8 +100,8 @@ func Desire(in Inputs) (Desired, error) {
 	for k := range b.owner {
 		out.Own[k] = true
 	}
-	peers, rejected := lease.Admit(in.Snapshot.Leases, lease.Rules{
-		Network: in.Network, Self: in.Own.Lease.Lease, Public: in.Node.Public,
+	peers, rejected := lease.Admit(in.Snapshot.Leases, in.Network, lease.Self{
+		HostID: in.Node.HostID, Public: in.Node.Public, Subnets: in.Own.Lease.Subnets,
 	})
 	out.Rejected = lease.SortRejected(append(rejected, in.Snapshot.Bad...))
 	for _, p := range peers {
@@ -137,7 +129,7 @@ func blackholes(in Inputs) state.Set {
 // nobody may start containers in it.
 func envFile(in Inputs, mtu int) state.File {
 	f := state.File{Path: in.Policy.SubnetFile}
-	if in.Own.Phase == Lost {
+	if in.Own.State == lease.Lost {
 		f.Absent = true
 		return f
 	}

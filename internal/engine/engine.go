@@ -30,6 +30,8 @@ type Config struct {
 	NewBackend func(backend.Setup) (backend.Backend, []string, error)
 	Owner      state.Owner
 	Policy     Policy
+	// Previous are the subnets of the subnet.env found at start; zero: none.
+	Previous addr.ByFamily[netip.Prefix]
 	// Resync is the time between passes when nothing rings.
 	Resync time.Duration
 	Log    *slog.Logger
@@ -242,11 +244,13 @@ func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error)
 	if err != nil {
 		return in, err.Error(), nil
 	}
-	e.cfg.World.Ask(Ask{Network: *e.network, Public: node.Public, Offer: offer})
+	e.cfg.World.Ask(lease.Ask{
+		Network: *e.network, Public: node.Public, Offer: offer, Previous: e.cfg.Previous,
+	})
 	in = Inputs{
 		Network: *e.network, Backend: e.backend, Node: node, Own: own, Snapshot: snap, Policy: e.cfg.Policy,
 	}
-	if !own.Has() {
+	if !hasLease(own) {
 		return in, "no lease yet: " + own.Reason, nil
 	}
 	return in, "", nil
@@ -268,7 +272,7 @@ func (e *Engine) configure(raw []byte) (reason string) {
 		return ""
 	}
 	if err != nil {
-		return "network config: " + err.Error()
+		return "error parsing subnet config: " + err.Error()
 	}
 	b, warnings, err := e.cfg.NewBackend(backend.Setup{
 		Options: network.Backend, Owner: e.cfg.Owner, Families: network.Families(),
@@ -302,8 +306,8 @@ func (e *Engine) warn(text string) {
 
 // previous is the lease that peers know us by: the held one, else one of our
 // host id, else one with our public address and no owner (a flannel before us).
-func previous(snap lease.Snapshot, own Own, n facts.Node) *lease.Lease {
-	if own.Has() {
+func previous(snap lease.Snapshot, own lease.Holding, n facts.Node) *lease.Lease {
+	if hasLease(own) {
 		return &own.Lease.Lease
 	}
 	var byAddress *lease.Lease

@@ -117,11 +117,11 @@ func (e *Engine) noteFailures(out reconcile.Outcome) {
 
 // publish makes the report of a pass that ran.
 func (e *Engine) publish(in Inputs, want Desired, out reconcile.Outcome, reasons []string, start time.Time) {
-	if in.Own.Phase == Lost || in.Own.Phase == Pending {
+	if in.Own.State == lease.Lost || in.Own.State == lease.Pending {
 		reasons = append([]string{in.Own.Reason}, reasons...)
 	}
 	s := e.base
-	s.Network = report.Network{Backend: in.Network.Backend.Type, Firewall: string(in.Policy.Traffic.Mode(in.Network)), MTU: want.Set.MTU}
+	s.Network = report.Network{Backend: in.Network.Backend.Type, Firewall: string(in.Policy.traffic(in.Network).Mode), MTU: want.Set.MTU}
 	for _, f := range in.Network.Families() {
 		s.Network.Networks = append(s.Network.Networks, in.Network.Pools.At(f).Network.String())
 	}
@@ -197,7 +197,7 @@ func (e *Engine) store(s report.Status) {
 func (e *Engine) fillStore(s *report.Status) {
 	own := e.cfg.World.Own()
 	s.Lease = report.Lease{
-		State: string(own.Phase), Key: own.Lease.Key, Reason: own.Reason, Expires: own.Lease.Expires,
+		State: own.State.String(), Key: own.Lease.Key, Reason: own.Reason, Expires: own.Lease.Expires,
 		Subnets: prefixes(own.Lease.Lease), Public: publics(own.Lease.Lease),
 	}
 	if snap, ok := e.cfg.World.Snapshot(); ok {

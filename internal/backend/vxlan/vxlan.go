@@ -173,6 +173,9 @@ func (v *vxlan) send(s *state.Set, f addr.Family, n facts.Node, t target) error 
 // parse reads backend data of this fabric: another VNI would be delivered to
 // nobody.
 func (v *vxlan) parse(text string) (addr.MAC, error) {
+	if text == "" || text == "null" {
+		return addr.MAC{}, errors.New("no backend data")
+	}
 	var d data
 	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		return addr.MAC{}, fmt.Errorf("backend data %q: %w", clip(text), err)

@@ -1,0 +1,22 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+)
+
+// World is what the loop looks at and asks of. All methods but Node return at
+// once.
+type World interface {
+	// Snapshot is the latest picture of the store; false before the first.
+	Snapshot() (lease.Snapshot, bool)
+	// Node reads the facts of this host for the enabled families.
+	Node(ctx context.Context, families []addr.Family) (facts.Node, error)
+	// Ask tells the keeper what to hold a lease for. Idempotent.
+	Ask(a lease.Ask)
+	// Own is the holding that the keeper has now.
+	Own() lease.Holding
+}
