@@ -1,0 +1,157 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/config"
+)
+
+// Self is what Admit and Decide must know of this host.
+type Self struct {
+	HostID string
+	Public addr.ByFamily[netip.Addr]
+	// Subnets are the host's own; zero while it has no lease.
+	Subnets addr.ByFamily[netip.Prefix]
+}
+
+// Admit says which leases this host may believe. Each family is judged for
+// itself: a peer whose IPv6 subnet is refused stays reachable over IPv4. The
+// answer does not depend on the order of leases; peers are sorted by Compare.
+//
+// The own lease is left out without a word. A reservation that nobody uses yet
+// is a lease like any other: it has no backend data, so the backend's own
+// check of types and data leaves it out.
+func Admit(leases []Lease, network config.Network, self Self) ([]Lease, []Rejected) {
+	a := admission{network: network, self: self, peers: make([]Lease, 0, len(leases))}
+	for _, l := range leases {
+		a.screen(l)
+	}
+	slices.SortFunc(a.peers, Compare)
+	for _, f := range network.Families() {
+		a.settle(f)
+	}
+	peers := slices.DeleteFunc(a.peers, func(l Lease) bool { return l.Subnets == addr.ByFamily[netip.Prefix]{} })
+	return peers, SortRejected(a.bad)
+}
+
+var errNoAddress = errors.New("has no public address")
+
+type admission struct {
+	network config.Network
+	self    Self
+	peers   []Lease
+	bad     []Rejected
+}
+
+func (a *admission) reject(l Lease, format string, args ...any) {
+	a.bad = append(a.bad, Rejected{Key: l.Key, Reason: fmt.Sprintf(format, args...)})
+}
+
+// screen judges one lease without looking at the others.
+func (a *admission) screen(l Lease) {
+	if a.self.owns(l) {
+		return
+	}
+	public, err := unicast(l.Public)
+	if err != nil {
+		a.reject(l, "%v", err)
+		return
+	}
+	if ours, ok := shared(public, a.self.Public); ok {
+		a.reject(l, "public address %s is this host's own: give each host its own address", ours)
+		return
+	}
+	kept := Lease{}.Subnets
+	for _, f := range a.network.Families() {
+		p := l.Subnets.At(f)
+		if !p.IsValid() {
+			continue
+		}
+		if err := a.place(f, p); err != nil {
+			a.reject(l, "%v", err)
+			continue
+		}
+		kept.Put(f, p)
+	}
+	l.Public, l.Subnets = public, kept
+	a.peers = append(a.peers, l)
+}
+
+// place says whether a peer may have p.
+func (a *admission) place(f addr.Family, p netip.Prefix) error {
+	if err := inside(p, a.network.Pools.At(f).Network); err != nil {
+		return err
+	}
+	if own := a.self.Subnets.At(f); own.IsValid() && own.Overlaps(p) {
+		return fmt.Errorf("subnet %s overlaps this host's own %s", p, own)
+	}
+	return nil
+}
+
+// settle lets the best of overlapping subnets of f win and drops the others.
+func (a *admission) settle(f addr.Family) {
+	for loser, winner := range contest(a.peers, f, a.network.Pools.At(f).SubnetLen) {
+		l, w := a.peers[loser], a.peers[winner]
+		a.reject(l, "subnet %s overlaps %s of %s, which comes first", l.Subnets.At(f), w.Subnets.At(f), w.Node())
+		a.peers[loser].Subnets.Put(f, netip.Prefix{})
+	}
+}
+
+// owns says whether l is this host's own lease. One without an owner is ours
+// if subnets and address agree: an operator rewrote it, for example to make it
+// a reservation.
+func (s Self) owns(l Lease) bool {
+	if l.Owner != "" {
+		return l.Owner == s.HostID
+	}
+	_, same := shared(l.Public, s.Public)
+	return same && l.Subnets == s.Subnets
+}
+
+// inside refuses subnets that would let one lease speak for other hosts.
+func inside(p, network netip.Prefix) error {
+	switch {
+	case p.Bits() <= network.Bits() && p.Overlaps(network):
+		return fmt.Errorf("subnet %s covers the whole network %s", p, network)
+	case !network.Overlaps(p):
+		return fmt.Errorf("subnet %s is outside the network %s", p, network)
+	}
+	return nil
+}
+
+// unicast keeps the addresses that a packet can be sent to. 0.0.0.0 and ::
+// stand for none, as flannel writes them.
+func unicast(public addr.ByFamily[netip.Addr]) (addr.ByFamily[netip.Addr], error) {
+	var kept addr.ByFamily[netip.Addr]
+	found := false
+	for _, f := range addr.Families() {
+		a := public.At(f)
+		if !a.IsValid() || a.IsUnspecified() {
+			continue
+		}
+		if a.IsMulticast() || a.IsLoopback() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+			return kept, fmt.Errorf("public address %s is not a unicast address", a)
+		}
+		kept.Put(f, a)
+		found = true
+	}
+	if !found {
+		return kept, errNoAddress
+	}
+	return kept, nil
+}
+
+// shared finds an address that both sides have.
+func shared(a, b addr.ByFamily[netip.Addr]) (netip.Addr, bool) {
+	for _, f := range addr.Families() {
+		x := a.At(f)
+		if x.IsValid() && !x.IsUnspecified() && x == b.At(f) {
+			return x, true
+		}
+	}
+	return netip.Addr{}, false
+}
