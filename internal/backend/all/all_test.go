@@ -1,0 +1,41 @@
+package all_test
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/config"
+)
+
+// Folders beside the backends that are no backends.
+func others() []string { return []string{"all", "backendtest"} }
+
+func TestEveryFolderIsListed(t *testing.T) {
+	entries, err := os.ReadDir("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var folders, listed []string
+	for _, e := range entries {
+		if e.IsDir() && !slices.Contains(others(), e.Name()) {
+			folders = append(folders, e.Name())
+		}
+	}
+	for _, b := range all.Backends() {
+		listed = append(listed, strings.ReplaceAll(b.Type, "-", ""))
+	}
+	if !slices.Equal(folders, listed) {
+		t.Errorf("folders %v, listed %v", folders, listed)
+	}
+}
+
+func TestUnknownBackendNamesTheKnown(t *testing.T) {
+	_, _, err := all.New(backend.Setup{Options: config.Backend{Type: "gre"}})
+	if err == nil || !strings.Contains(err.Error(), `"gre"`) || !strings.Contains(err.Error(), "vxlan") {
+		t.Errorf("%v", err)
+	}
+}
