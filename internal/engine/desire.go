@@ -7,10 +7,12 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
@@ -104,11 +106,15 @@ func Desire(in Inputs) (Desired, error) {
 		HostID: in.Node.HostID, Public: in.Node.Public, Subnets: in.Own.Lease.Subnets,
 	})
 	out.Rejected = lease.SortRejected(append(rejected, in.Snapshot.Bad...))
+	// The older lease first: a newcomer that announces another's MAC address
+	// loses the clash, whatever its subnet.
+	slices.SortStableFunc(peers, func(a, b lease.Lease) int { return cmp.Compare(a.Created, b.Created) })
 	for _, p := range peers {
 		if peer, ok := b.peer(in, p); ok {
 			out.Peers = append(out.Peers, peer)
 		}
 	}
+	slices.SortFunc(out.Peers, func(a, b Peer) int { return lease.Compare(a.Lease, b.Lease) })
 	out.Set = b.set
 	out.File = envFile(in, local.MTU)
 	return out, nil
