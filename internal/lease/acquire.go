@@ -43,8 +43,7 @@ func (d *decision) acquire() {
 	d.claim(Claim{Subnets: picked}, "the subnet is free")
 }
 
-// waitFor states why nothing can be claimed; a host that moves keeps what it
-// has meanwhile.
+// waitFor states why nothing can be claimed.
 func (d *decision) waitFor(err error) {
 	if d.Holding.State == Pending {
 		d.enter(Pending, err.Error())
@@ -91,14 +90,6 @@ func (d *decision) refused(subnets addr.ByFamily[netip.Prefix]) bool {
 	return slices.ContainsFunc(d.Refused, func(r Recent) bool {
 		return d.Now.Before(r.Until) && slices.Contains(wanted.Prefixes(), r.Subnet)
 	})
-}
-
-// Refuse remembers that the subnets of a claim were taken, for the next picks.
-func Refuse(refused []Recent, c Claim, until Recent) []Recent {
-	for _, p := range (Lease{Subnets: c.Subnets}).Prefixes() {
-		refused = append(refused, Recent{Subnet: p, Until: until.Until})
-	}
-	return refused
 }
 
 func (d Decision) String() string {

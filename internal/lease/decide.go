@@ -155,12 +155,12 @@ func (d *decision) defend() {
 	rival, contested := d.rival(own, present)
 	switch {
 	case contested && present:
-		d.lose(fmt.Sprintf("%s of %s overlaps and comes first", join(rival.Prefixes()), rival.Node()))
+		d.lose(fmt.Sprintf("%s has %s, which overlaps and comes first", rival.Node(), join(rival.Prefixes())))
 		d.release(Held{Lease: own, Token: Token(own.Modified)}, d.Holding.Reason)
 	case contested:
-		d.lose(fmt.Sprintf("%s is leased to %s", join(rival.Prefixes()), rival.Node()))
+		d.lose(fmt.Sprintf("%s has %s now", rival.Node(), join(rival.Prefixes())))
 	case d.Ask.Fits(d.Holding.Lease.Subnets, d.Holding.Lease.Reserved || own.Reserved) != nil:
-		d.move(present)
+		d.move(own, present)
 	case present:
 		d.keep(own)
 	case d.garbled():
@@ -217,11 +217,14 @@ func (d *decision) tidy() {
 
 // move leaves a subnet that the network config no longer allows. One that we
 // own is given up only when its successor is held.
-func (d *decision) move(present bool) {
+func (d *decision) move(own Lease, present bool) {
 	if d.Holding.State != Owned || !present {
 		d.enter(Pending, "the network config no longer allows "+join(d.Holding.Lease.Prefixes()))
 	}
 	d.acquire()
+	if d.Holding.State == Owned && d.action.Act == ActNone {
+		d.keep(own) // nothing else is to be had
+	}
 }
 
 // own finds the lease that we hold in the picture. It is ours if its owner is
