@@ -27,7 +27,8 @@ func TestDockerOpts(t *testing.T) {
 		"no file":    {"", options{}, "DOCKER_OPTS=\"\"\n"},
 		"no file -i": {"", options{Individual: true}, ""},
 		"held": {
-			dockerEnv, options{Combined: true, Environ: []string{"DOCKER_OPTS=--debug"}},
+			dockerEnv,
+			options{Combined: true, Environ: []string{"DOCKER_OPTS=--debug"}},
 			"DOCKER_OPTS=\"--debug  --bip=10.5.72.1/24 --ip-masq=false --mtu=1450\"\n",
 		},
 		"inherited": {
@@ -37,7 +38,8 @@ func TestDockerOpts(t *testing.T) {
 		},
 		"IPv6 only": {
 			"FLANNEL_IPV6_NETWORK=fc00::/48\nFLANNEL_IPV6_SUBNET=fc00:0:0:1::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n",
-			options{Combined: true}, "DOCKER_OPTS=\" --ip-masq=true --mtu=1430\"\n",
+			options{Combined: true},
+			"DOCKER_OPTS=\" --ip-masq=true --mtu=1430\"\n",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
