@@ -88,9 +88,9 @@ func (f field) set(raw json.RawMessage) (rule string) {
 		*into = append(json.RawMessage(nil), raw...)
 		return ""
 	case *netip.Prefix:
-		return setText(raw, into, `must be a CIDR in quotes, such as "10.5.0.0/16" or "fc00::/48"`)
+		return setValid(raw, into, `must be a CIDR in quotes, such as "10.5.0.0/16" or "fc00::/48"`)
 	case *netip.Addr:
-		return setText(raw, into, `must be an IP address in quotes, such as "10.5.1.0" or "fc00::"`)
+		return setValid(raw, into, `must be an IP address in quotes, such as "10.5.1.0" or "fc00::"`)
 	}
 	kind := f.value.Kind()
 	switch {
@@ -110,6 +110,14 @@ func setText(raw json.RawMessage, into any, rule string) string {
 		return rule
 	}
 	return ""
+}
+
+// setValid refuses "" too, which netip takes for the zero value.
+func setValid(raw json.RawMessage, into interface{ IsValid() bool }, rule string) string {
+	if broken := setText(raw, into, rule); broken != "" || into.IsValid() {
+		return broken
+	}
+	return rule
 }
 
 func (f field) setNumber(raw json.RawMessage) (rule string) {

@@ -3,8 +3,9 @@ package config
 import "strings"
 
 // Nearest returns the known word that a mistyped one most likely means. ok is
-// false if none is near: more than a third of its letters would have to
-// change. Case does not count. The first of equally near words wins.
+// false if none is near: at most a third of the known word may be wrong
+// (in a short one, a single letter). Case does not count. The first of equally
+// near words wins.
 func Nearest(word string, known []string) (near string, ok bool) {
 	const longest = 100 // nobody types more by mistake, and the cost is quadratic
 	if len(word) > longest {
@@ -13,7 +14,7 @@ func Nearest(word string, known []string) (near string, ok bool) {
 	best := 0
 	for _, k := range known {
 		d := distance(strings.ToLower(word), strings.ToLower(k))
-		if d <= max(1, len(k)/3) && (!ok || d < best) {
+		if d < len(k) && d <= max(1, len(k)/3) && (!ok || d < best) {
 			near, best, ok = k, d, true
 		}
 	}
