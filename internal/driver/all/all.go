@@ -1,0 +1,40 @@
+// Package all lists the drivers that every host has, but for that of files:
+// the engine writes subnet.env by itself, once everything else is in place.
+//
+// It owns nothing. The daemon calls it once, and adds the firewall drivers of
+// its mode.
+package all
+
+import (
+	"net/netip"
+
+	"github.com/flannel-ng/flannel-ng/internal/driver/addr"
+	"github.com/flannel-ng/flannel-ng/internal/driver/fdb"
+	"github.com/flannel-ng/flannel-ng/internal/driver/link"
+	"github.com/flannel-ng/flannel-ng/internal/driver/neigh"
+	"github.com/flannel-ng/flannel-ng/internal/driver/route"
+	"github.com/flannel-ng/flannel-ng/internal/driver/sysctl"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Options are the settings of the drivers.
+type Options struct {
+	Owner state.Owner
+	// Networks are the cluster networks (see package route).
+	Networks []netip.Prefix
+	// ClassicRoutes forgoes nexthop objects.
+	ClassicRoutes bool
+}
+
+// All returns the drivers in the order of kinds. Firewall drivers follow them.
+func All(o Options) []reconcile.Driver {
+	return []reconcile.Driver{
+		link.New(o.Owner),
+		sysctl.New(),
+		addr.New(o.Owner),
+		neigh.New(o.Owner),
+		fdb.New(o.Owner),
+		route.New(route.Options{Owner: o.Owner, Networks: o.Networks, Classic: o.ClassicRoutes}),
+	}
+}

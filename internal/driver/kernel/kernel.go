@@ -1,0 +1,148 @@
+// Package kernel holds what the netlink drivers share: which links are ours,
+// and how a list of changes becomes a batch of requests.
+//
+// A link is ours if its alias (IFLA_IFALIAS) is exactly that of the owner. One
+// that has the wanted name and type but no alias is taken over: plain flannel
+// left it. Any other alias makes a link foreign, and what is on a foreign link
+// is foreign too: two daemons that were told the same device name by mistake
+// do not wipe each other's entries.
+//
+// It owns no object and keeps no state. Called by the drivers beside it.
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/nl"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// ErrForeign says that an object of the wanted name belongs to somebody else.
+var ErrForeign = errors.New("not ours")
+
+// Adoptable says whether have may become want: nil, or an ErrForeign that
+// tells whose it is.
+func Adoptable(have nl.Link, want state.Link, owner state.Owner) error {
+	switch {
+	case have.Alias == owner.Alias():
+		return nil
+	case have.Alias != "":
+		return fmt.Errorf("link %s has the alias %q: %w", have.Name, have.Alias, ErrForeign)
+	case have.Kind != string(want.Type):
+		return fmt.Errorf("link %s exists and is of type %q, not %q: %w", have.Name, have.Kind, want.Type, ErrForeign)
+	default:
+		return nil
+	}
+}
+
+// Links finds, among the wanted links, those that exist and are ours or may
+// become ours: name by index, for reading what is on them.
+func Links(ctx context.Context, c *nl.Conn, owner state.Owner, want []state.Link) (map[int]string, error) {
+	found := make(map[int]string, len(want))
+	for _, w := range want {
+		l, err := c.LinkNamed(ctx, w.Name)
+		switch {
+		case errors.Is(err, unix.ENODEV):
+		case err != nil:
+			return nil, fmt.Errorf("read link %s: %w", w.Name, err)
+		case Adoptable(l, w, owner) == nil:
+			found[l.Index] = w.Name
+		}
+	}
+	return found, nil
+}
+
+// Indexes resolves link names for writing, each once.
+type Indexes struct {
+	conn  *nl.Conn
+	owner state.Owner
+	seen  map[string]index
+}
+
+type index struct {
+	link nl.Link
+	err  error
+}
+
+// NewIndexes starts with nothing resolved.
+func NewIndexes(c *nl.Conn, owner state.Owner) *Indexes {
+	return &Indexes{conn: c, owner: owner, seen: map[string]index{}}
+}
+
+// Own gives the index of a link of ours; ErrForeign if it is not.
+func (x *Indexes) Own(ctx context.Context, name string) (int, error) {
+	l, err := x.Any(ctx, name)
+	if err == nil && l.Alias != x.owner.Alias() {
+		err = fmt.Errorf("link %s has the alias %q: %w", name, l.Alias, ErrForeign)
+	}
+	return l.Index, err
+}
+
+// Any gives a link, whoever owns it.
+func (x *Indexes) Any(ctx context.Context, name string) (nl.Link, error) {
+	i, ok := x.seen[name]
+	if !ok {
+		i.link, i.err = x.conn.LinkNamed(ctx, name)
+		if i.err != nil {
+			i.err = fmt.Errorf("find link %s: %w", name, i.err)
+		}
+		x.seen[name] = i
+	}
+	return i.link, i.err
+}
+
+// Apply makes a request of each change with build and sends those that could
+// be built, additions first: nothing points at something missing meanwhile.
+// What a removal no longer finds is a success. The errors say the cause; the
+// result names the object.
+func Apply(
+	ctx context.Context, c *nl.Conn, changes []reconcile.Change,
+	build func(reconcile.Change) (nl.Request, error),
+) []reconcile.Result {
+	results := make([]reconcile.Result, len(changes))
+	reqs := make([]nl.Request, 0, len(changes))
+	at := make([]int, 0, len(changes)) // request → change
+	for _, removals := range []bool{false, true} {
+		for i, ch := range changes {
+			if (ch.Op == reconcile.Remove) != removals {
+				continue
+			}
+			results[i].Change = ch
+			r, err := build(ch)
+			if err != nil {
+				results[i].Err = err
+				continue
+			}
+			reqs, at = append(reqs, r), append(at, i)
+		}
+	}
+	for n, err := range c.Do(ctx, reqs) {
+		results[at[n]].Err = err
+	}
+	for i := range results {
+		if results[i].Op == reconcile.Remove && Gone(results[i].Err) {
+			results[i].Err = nil // its link went, and took it along
+		}
+	}
+	return results
+}
+
+// Gone says whether a removal failed because there was nothing to remove.
+func Gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) ||
+		errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// Fail gives every change the same error: nothing could be tried.
+func Fail(changes []reconcile.Change, err error) []reconcile.Result {
+	results := make([]reconcile.Result, len(changes))
+	for i, ch := range changes {
+		results[i] = reconcile.Result{Change: ch, Err: err}
+	}
+	return results
+}

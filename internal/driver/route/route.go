@@ -1,0 +1,142 @@
+// Package route keeps routes in the main table, with nexthop objects where the
+// kernel has them (Linux 5.3): routes over one device with different gateways
+// cost the kernel n² without.
+//
+// A route is ours if its protocol is state.Protocol and
+//   - it leaves by a wanted link that package kernel lets us touch, or
+//   - it uses a nexthop object of ours, or
+//   - it is on a link that no flannel-ng instance owns (the uplink), or drops
+//     packets, and its destination lies inside Options.Networks.
+//
+// Also ours are routes of protocol boot on a wanted link: plain flannel left
+// them. A nexthop object is ours if its protocol is state.Protocol, its id is
+// in the range of the owner (see ids) and it is not on a link of another
+// instance.
+//
+// A route that somebody else has for a wanted destination and metric is taken
+// over, in place, if it is on a link of ours or means the same (plain flannel's
+// host-gw routes); else it stays, and the wanted one fails with its
+// description. Called by the engine through reconcile.
+package route
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/flannel-ng/flannel-ng/internal/driver/kernel"
+	"github.com/flannel-ng/flannel-ng/internal/nl"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Options are the settings of a Driver.
+type Options struct {
+	Owner state.Owner
+	// Networks are the cluster networks: what tells our routes on the uplink
+	// and our blackholes from those of another instance.
+	Networks []netip.Prefix
+	// Classic forgoes nexthop objects, as on kernels that have none.
+	Classic bool
+}
+
+// Driver sets routes.
+type Driver struct{ o Options }
+
+// New makes a driver.
+func New(o Options) *Driver { return &Driver{o: o} }
+
+// Kind implements reconcile.Driver.
+func (*Driver) Kind() state.Kind { return state.KindRoute }
+
+// key tells routes apart as the kernel does: one destination may have several
+// routes of different metrics.
+type key struct {
+	dst    netip.Prefix
+	metric uint32
+}
+
+func keyOf(r state.Route) key { return key{r.Dst, effectiveMetric(r)} }
+
+// defaultMetric6 is what the kernel makes of metric 0 for IPv6
+// (IP6_RT_PRIO_USER).
+const defaultMetric6 = 1024
+
+func effectiveMetric(r state.Route) uint32 {
+	if r.Metric == 0 && r.Dst.Addr().Is6() {
+		return defaultMetric6
+	}
+	return r.Metric
+}
+
+// found is a route as read.
+type found struct {
+	state.Route
+	raw nl.Route
+	// altered: it is not one that we would have made, whatever its gateway.
+	altered bool
+}
+
+func (f found) String() string {
+	s := f.Route.String()
+	if f.raw.Protocol != state.Protocol {
+		s += fmt.Sprintf(" proto %d", f.raw.Protocol)
+	}
+	if f.altered {
+		s += " (altered)"
+	}
+	return s
+}
+
+// means says whether a packet fares with f as with w.
+func (f found) means(w state.Route) bool {
+	w.Metric = effectiveMetric(w)
+	return !f.altered && f.Route == w
+}
+
+func same(w state.Route, f found) bool { return f.raw.Protocol == state.Protocol && f.means(w) }
+
+// Plan implements reconcile.Driver.
+func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, error) {
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	r := newReader(c, d.o)
+	have, err := r.read(ctx, want.Links)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[key]state.Route, len(want.Routes))
+	for _, w := range want.Routes {
+		wanted[keyOf(w)] = w
+	}
+	changes := reconcile.Diff(wanted, have, same)
+	unused, err := r.unused(ctx, wanted, have)
+	return slices.Concat(changes, r.surplus, unused), err
+}
+
+// Apply implements reconcile.Driver.
+func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcile.Result {
+	if len(changes) == 0 {
+		return nil
+	}
+	c, err := nl.Dial()
+	if err != nil {
+		return kernel.Fail(changes, err)
+	}
+	defer func() { _ = c.Close() }()
+	w := &writer{conn: c, o: d.o, links: kernel.NewIndexes(c, d.o.Owner)}
+	if w.objects, err = readNexthops(ctx, c); err != nil {
+		return kernel.Fail(changes, err)
+	}
+	results := make([]reconcile.Result, len(changes))
+	for i, ch := range changes {
+		results[i].Change = ch
+	}
+	w.put(ctx, results)
+	w.remove(ctx, results)
+	return results
+}

@@ -1,0 +1,257 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/driver/kernel"
+	"github.com/flannel-ng/flannel-ng/internal/nl"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// writer makes changes.
+type writer struct {
+	conn    *nl.Conn
+	o       Options
+	links   *kernel.Indexes
+	objects nexthops
+}
+
+// pending is a route on its way into the kernel.
+type pending struct {
+	result *reconcile.Result
+	want   state.Route
+	raw    nl.Route
+}
+
+// put adds and updates: first the nexthop objects that are missing, then the
+// routes.
+func (w *writer) put(ctx context.Context, results []reconcile.Result) {
+	var routes []pending
+	for i := range results {
+		r := &results[i]
+		if r.Op == reconcile.Remove {
+			continue
+		}
+		want, ok := r.Object.(state.Route)
+		if !ok {
+			r.Err = fmt.Errorf("route driver got %T", r.Object)
+			continue
+		}
+		p := pending{result: r, want: want}
+		if p.raw, r.Err = w.encode(ctx, want); r.Err == nil {
+			routes = append(routes, p)
+		}
+	}
+	if w.objects.supported && !w.o.Classic {
+		routes = w.giveNexthops(ctx, routes)
+	}
+	w.install(ctx, routes)
+}
+
+// encode puts a wanted route into the kernel's terms.
+func (w *writer) encode(ctx context.Context, r state.Route) (nl.Route, error) {
+	raw := nl.Route{Dst: r.Dst, Type: nl.Unicast, Protocol: state.Protocol, Metric: r.Metric}
+	if r.Blackhole {
+		raw.Type = nl.Blackhole
+		return raw, nil
+	}
+	l, err := w.links.Any(ctx, r.Link)
+	switch {
+	case err != nil:
+		return raw, err
+	case otherInstance(l.Alias, w.o.Owner):
+		return raw, fmt.Errorf("link %s has the alias %q: %w", l.Name, l.Alias, kernel.ErrForeign)
+	}
+	raw.Link, raw.Via, raw.Onlink = l.Index, r.Via, r.Onlink
+	return raw, nil
+}
+
+// giveNexthops assigns each route with a gateway its object, making those that
+// are missing. Routes whose object cannot be made fail with its error.
+func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
+	r := idsOf(w.o.Owner)
+	byHop := w.objects.byHop(r)
+	alloc := allocator{ids: r, taken: w.objects.byID}
+	var reqs []nl.Request
+	var made []uint32
+	failed := map[uint32]error{}
+	for i := range routes {
+		raw := &routes[i].raw
+		if raw.Type != nl.Unicast || !raw.Via.IsValid() {
+			continue
+		}
+		hop := nl.Hop{Link: raw.Link, Via: raw.Via, Onlink: raw.Onlink}
+		id, ok := byHop[hop]
+		if !ok {
+			var err error
+			if id, err = alloc.id(); err != nil {
+				failed[0] = err // routes without an id share this fate
+				continue
+			}
+			byHop[hop] = id
+			made = append(made, id)
+			reqs = append(reqs, nl.AddNexthop(nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop}))
+		}
+		raw.Nexthop = id
+	}
+	for i, err := range w.conn.Do(ctx, reqs) {
+		if err != nil {
+			failed[made[i]] = fmt.Errorf("create nexthop object: %w", err)
+		}
+	}
+	return withoutFailed(routes, failed)
+}
+
+func withoutFailed(routes []pending, failed map[uint32]error) []pending {
+	kept := routes[:0]
+	for _, p := range routes {
+		if err, bad := failed[p.raw.Nexthop]; bad && p.raw.Via.IsValid() {
+			p.result.Err = err
+			continue
+		}
+		kept = append(kept, p)
+	}
+	return kept
+}
+
+// install writes the routes. An addition that meets a route of the same
+// destination and metric is looked at again: it may be one to take over.
+func (w *writer) install(ctx context.Context, routes []pending) {
+	reqs := make([]nl.Request, len(routes))
+	for i, p := range routes {
+		if p.result.Op == reconcile.Update {
+			reqs[i] = nl.ReplaceRoute(p.raw)
+		} else {
+			reqs[i] = nl.AddRoute(p.raw)
+		}
+	}
+	var met []pending
+	for i, err := range w.conn.Do(ctx, reqs) {
+		routes[i].result.Err = err
+		if routes[i].result.Op == reconcile.Add && errors.Is(err, unix.EEXIST) {
+			met = append(met, routes[i])
+		}
+	}
+	if len(met) > 0 {
+		w.takeOver(ctx, met)
+	}
+}
+
+// takeOver replaces, in place, the routes that stand where ours should, if
+// they are on a link of ours or mean the same. The others it names.
+func (w *writer) takeOver(ctx context.Context, routes []pending) {
+	s := standing{reader: newReader(w.conn, w.o), lists: map[nl.RouteFilter]map[key]found{}}
+	s.reader.nexthops = w.objects
+	var reqs []nl.Request
+	var taken []pending
+	for _, p := range routes {
+		_, foreign := w.links.Own(ctx, p.want.Link)
+		f, ok, err := s.find(ctx, p, foreign == nil)
+		switch {
+		case err != nil:
+			p.result.Err = err
+		case ok && (foreign == nil || f.means(p.want)):
+			reqs, taken = append(reqs, nl.ReplaceRoute(p.raw)), append(taken, p)
+		default:
+			p.result.Err = w.inTheWay(ctx, s.reader, p)
+		}
+	}
+	for i, err := range w.conn.Do(ctx, reqs) {
+		taken[i].result.Err = err
+	}
+}
+
+// standing finds routes that may be taken over.
+type standing struct {
+	reader *reader
+	lists  map[nl.RouteFilter]map[key]found
+}
+
+// find looks for the route in the place of p: on a link of ours of any origin,
+// elsewhere only plain flannel's.
+func (s standing) find(ctx context.Context, p pending, ownLink bool) (found, bool, error) {
+	filter := nl.RouteFilter{Family: addr.Of(p.want.Dst.Addr()), Link: p.raw.Link}
+	if !ownLink {
+		filter.Protocol = nl.ProtocolBoot
+	}
+	list, read := s.lists[filter]
+	if !read {
+		raws, err := s.reader.conn.Routes(ctx, filter)
+		if err != nil {
+			return found{}, false, fmt.Errorf("list routes in the way: %w", err)
+		}
+		list = make(map[key]found, len(raws))
+		for _, raw := range raws {
+			f, err := s.reader.describe(ctx, raw)
+			if err != nil {
+				return found{}, false, err
+			}
+			list[keyOf(f.Route)] = f
+		}
+		s.lists[filter] = list
+	}
+	f, ok := list[keyOf(p.want)]
+	return f, ok, nil
+}
+
+// inTheWay describes the foreign route that p met, as far as one lookup tells.
+func (w *writer) inTheWay(ctx context.Context, rd *reader, p pending) error {
+	raw, err := w.conn.RouteTo(ctx, sample(p.want.Dst))
+	if err == nil && raw.Dst == p.want.Dst {
+		var f found
+		if f, err = rd.describe(ctx, raw); err == nil {
+			return fmt.Errorf("%w: a foreign route has this destination: %s proto %d", unix.EEXIST, f.Route, raw.Protocol)
+		}
+	}
+	return fmt.Errorf("%w: a foreign route has this destination", unix.EEXIST)
+}
+
+// sample is an address of p that is unlikely to be the host's own, or a
+// broadcast address: both would be found in another table.
+func sample(p netip.Prefix) netip.Addr {
+	if a := addr.Host(p, 2); p.Contains(a) {
+		return a
+	}
+	return p.Addr()
+}
+
+// remove deletes routes, then nexthop objects: deleting an object deletes its
+// routes, also those that others may have put on it meanwhile.
+func (w *writer) remove(ctx context.Context, results []reconcile.Result) {
+	w.removeAll(ctx, results, func(o state.Object) (nl.Request, bool) {
+		f, ok := o.(found)
+		return nl.DelRoute(f.raw), ok
+	})
+	w.removeAll(ctx, results, func(o state.Object) (nl.Request, bool) {
+		n, ok := o.(nexthop)
+		// Its id may have been given anew since the plan.
+		return nl.DelNexthop(n.ID), ok && w.objects.byID[n.ID] == n.Nexthop
+	})
+}
+
+func (w *writer) removeAll(
+	ctx context.Context, results []reconcile.Result, request func(state.Object) (nl.Request, bool),
+) {
+	var reqs []nl.Request
+	var at []int
+	for i, r := range results {
+		if r.Op != reconcile.Remove {
+			continue
+		}
+		if req, ok := request(r.Object); ok {
+			reqs, at = append(reqs, req), append(at, i)
+		}
+	}
+	for i, err := range w.conn.Do(ctx, reqs) {
+		if !kernel.Gone(err) {
+			results[at[i]].Err = err
+		}
+	}
+}
