@@ -1,0 +1,198 @@
+package ctl
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flannel-ng/flannel-ng/internal/config"
+)
+
+// maxConfig bounds what is read as a config: etcd takes 1.5 MB, and nobody
+// writes a tenth of this.
+const maxConfig = 1 << 20
+
+var errNoConfig = errors.New("the store has no network config: write one with flannelctl config set FILE")
+
+func (a *app) configCommand() *cobra.Command {
+	cmd := group("config", "Show, check and change the network config in the store")
+	cmd.AddCommand(a.configGetCommand(), a.configCheckCommand(), a.configSetCommand())
+	return cmd
+}
+
+func (a *app) configGetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "get",
+		Short: "Print the network config as it is stored",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withStore(cmd, func(s *Store) error {
+				data, _, err := s.Configs.Get(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if data == nil {
+					return errNoConfig
+				}
+				_, err = a.Stdout.Write(append(bytes.TrimRight(data, "\n"), '\n'))
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) configCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE|-",
+		Short: "Check a network config and print what it means, defaults included",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			data, err := a.read(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.check(data)
+			if err != nil {
+				return invalid(args[0], err)
+			}
+			return a.show(c, func(w io.Writer) { writeConfig(w, c) })
+		},
+	}
+}
+
+func (a *app) configSetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "set FILE|-",
+		Short: "Check a network config and store it",
+		Long: `Check a network config and store it, if it is valid and nobody else changed
+the stored one meanwhile. What changed is printed. Daemons keep working by the
+config they started with until they are restarted.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := a.read(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.check(data)
+			if err != nil {
+				return fmt.Errorf("nothing was stored: %w", invalid(args[0], err))
+			}
+			return a.withStore(cmd, func(s *Store) error {
+				return a.set(cmd.Context(), s.Configs, data, c)
+			})
+		},
+	}
+}
+
+func invalid(file string, err error) error {
+	return fmt.Errorf("%s is not a valid network config:\n%w", file, err)
+}
+
+// read reads a file, or standard input for "-".
+func (a *app) read(file string) ([]byte, error) {
+	in := a.Stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxConfig+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	if len(data) > maxConfig {
+		return nil, fmt.Errorf("%s is larger than %d bytes: no network config", file, maxConfig)
+	}
+	return data, nil
+}
+
+// checked is a valid config and what it means.
+type checked struct {
+	Settings []setting `json:"settings"`
+	Warnings []string  `json:"warnings"`
+}
+
+func (a *app) check(data []byte) (checked, error) {
+	n, err := config.Parse(data)
+	if err != nil {
+		return checked{}, err
+	}
+	warnings, err := a.CheckBackend(n)
+	if err != nil {
+		return checked{}, err
+	}
+	return checked{Settings: settingsOf(n), Warnings: append(append([]string{}, n.Warnings...), warnings...)}, nil
+}
+
+func writeConfig(w io.Writer, c checked) {
+	rows := [][]string{{"KEY", "VALUE"}}
+	for _, s := range c.Settings {
+		rows = append(rows, []string{s.Key, s.Value})
+	}
+	table(w, rows)
+	lines(w, "warnings", c.Warnings)
+}
+
+// stored is the outcome of config set.
+type stored struct {
+	Stored   bool     `json:"stored"`
+	Changes  []change `json:"changes"`
+	Restart  bool     `json:"restart"` // daemons must be restarted to follow
+	Warnings []string `json:"warnings"`
+}
+
+func (a *app) set(ctx context.Context, configs Configs, data []byte, c checked) error {
+	old, rev, err := configs.Get(ctx)
+	if err != nil {
+		return err
+	}
+	out := stored{Changes: []change{}, Warnings: c.Warnings}
+	if !bytes.Equal(old, data) {
+		if err := configs.Set(ctx, data, rev); err != nil {
+			return err
+		}
+		out.Stored = true
+		was := meaning(old)
+		out.Changes = compare(was, c.Settings)
+		out.Restart = was != nil && len(out.Changes) > 0
+	}
+	return a.show(out, func(w io.Writer) { writeStored(w, out) })
+}
+
+// meaning is what a stored config means. One that is not valid means nothing:
+// no daemon can have followed it.
+func meaning(data []byte) []setting {
+	n, err := config.Parse(data)
+	if err != nil {
+		return nil
+	}
+	return settingsOf(n)
+}
+
+func writeStored(w io.Writer, s stored) {
+	switch {
+	case !s.Stored:
+		put(w, "the same config is stored already: nothing was changed\n")
+	case len(s.Changes) == 0:
+		put(w, "stored; it means the same as before\n")
+	default:
+		put(w, "stored\n\n")
+		rows := [][]string{{"KEY", "WAS", "IS"}}
+		for _, c := range s.Changes {
+			rows = append(rows, []string{c.Key, c.Was, c.Is})
+		}
+		table(w, rows)
+	}
+	if s.Restart {
+		put(w, "\nRestart flanneld on every host: each of these changes needs it.\n")
+	}
+	lines(w, "warnings", s.Warnings)
+}
