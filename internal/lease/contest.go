@@ -35,9 +35,10 @@ func oddness(l Lease, f addr.Family, length int) int {
 // disjoint, so the spots of a family form trees.
 type spot struct {
 	prefix netip.Prefix
-	lease  int // index of the best lease
-	parent int // index of the spot that contains this one, or -1
-	below  int // index of a spot inside this one that won, or -1
+	lease  int  // index of the best lease
+	parent int  // index of the spot that contains this one, or -1
+	below  int  // index of a spot inside this one that won, or -1
+	nests  bool // overlaps another spot
 	won    bool
 }
 
@@ -57,9 +58,11 @@ func contest(leases []Lease, f addr.Family, length int) map[int]int {
 	})
 	lost := make(map[int]int)
 	spots := forest(order, func(i int) netip.Prefix { return leases[i].Subnets.At(f) }, lost)
-	byRank := make([]int, len(spots))
-	for i := range byRank {
-		byRank[i] = i
+	var byRank []int
+	for i, s := range spots {
+		if s.nests {
+			byRank = append(byRank, i)
+		}
 	}
 	slices.SortFunc(byRank, func(a, b int) int { return better(spots[a].lease, spots[b].lease) })
 	for _, i := range byRank {
@@ -89,7 +92,10 @@ func forest(order []int, prefix func(int) netip.Prefix, lost map[int]int) []spot
 		for last >= 0 && !spots[last].prefix.Overlaps(p) {
 			last = spots[last].parent
 		}
-		spots = append(spots, spot{prefix: p, lease: i, parent: last, below: -1})
+		if last >= 0 {
+			spots[last].nests = true
+		}
+		spots = append(spots, spot{prefix: p, lease: i, parent: last, below: -1, nests: last >= 0})
 		last = len(spots) - 1
 	}
 	return spots

@@ -51,15 +51,16 @@ type Action struct {
 }
 
 // Decide is the lease protocol of one host as a function: the same situation
-// always gives the same decision. A snapshot that is not live, not synced or
-// older than the own last write moves no state and causes no action.
+// always gives the same decision. From a snapshot that is not live, not synced
+// or older than the own last write nothing is concluded; renewals go on, fenced
+// by the token.
 func Decide(s Situation) Decision {
 	d := decision{Situation: s}
 	d.passTime()
 	switch {
-	case s.Snapshot.Origin.LastKnownGood:
-		d.remember()
+	case len(s.Ask.Network.Families()) == 0: // nothing is asked for yet
 	case !d.current():
+		d.blind()
 	case d.Holding.State == Pending:
 		d.acquire()
 	default:
@@ -76,7 +77,7 @@ type decision struct {
 // current says whether the snapshot can be acted upon.
 func (d *decision) current() bool {
 	s := d.Snapshot
-	if !s.Synced || len(d.Ask.Network.Families()) == 0 {
+	if !s.Synced || s.Origin.LastKnownGood {
 		return false
 	}
 	return d.Holding.State == Pending || s.Epoch != d.Holding.Epoch || s.Rev >= int64(d.Holding.Lease.Token)
@@ -119,12 +120,23 @@ func (d *decision) wake() time.Time {
 	return h.Deadline
 }
 
+// blind acts without a picture.
+func (d *decision) blind() {
+	h := d.Holding
+	switch {
+	case h.State == Pending && d.Snapshot.Origin.LastKnownGood:
+		d.remember()
+	case h.State != Owned || d.Ask.Fits(h.Lease.Subnets, h.Lease.Reserved) != nil:
+	case d.Ask.differs(h.Asked) || d.due():
+		d.claim(Claim{Token: h.Lease.Token, Subnets: h.Lease.Subnets}, "renewal is due")
+	}
+}
+
+func (d *decision) due() bool { return !d.Holding.Renew.IsZero() && !d.Now.Before(d.Holding.Renew) }
+
 // remember takes the own lease from a stored picture: traffic goes on, but who
 // cannot ask the store does not own.
 func (d *decision) remember() {
-	if d.Holding.State != Pending {
-		return
-	}
 	for _, l := range d.Snapshot.Leases {
 		if l.Owner != "" && l.Owner == d.HostID && d.Ask.Fits(l.Subnets, l.Reserved) == nil {
 			d.enter(Expired, "the store has not been reached yet; the lease is from the last known good picture")
@@ -197,7 +209,7 @@ func (d *decision) keep(own Lease) {
 		d.adopt(own, "the lease in the store was rewritten")
 	case d.Ask.differs(h.Asked):
 		d.adopt(own, "address or backend data changed")
-	case !h.Renew.IsZero() && !d.Now.Before(h.Renew):
+	case d.due():
 		d.adopt(own, "renewal is due")
 	default:
 		d.tidy()

@@ -97,7 +97,8 @@ func situation(t *testing.T, text string) lease.Situation {
 			s.Snapshot.Leases = append(s.Snapshot.Leases, args.lease())
 		case "recent":
 			s.Snapshot.Recent = append(s.Snapshot.Recent, lease.Recent{
-				Subnet: netip.MustParsePrefix(args[""]), Until: noon().Add(args.duration("for"))})
+				Subnet: netip.MustParsePrefix(args[""]), Until: noon().Add(args.duration("for")),
+			})
 		case "bad":
 			s.Snapshot.Bad = append(s.Snapshot.Bad, lease.Rejected{Key: rest, Reason: "is no lease"})
 		case "holding":
