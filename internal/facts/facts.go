@@ -20,8 +20,11 @@ type Node struct {
 	// Public is the address per family that peers send to. It differs from
 	// Source behind NAT (--public-ip).
 	Public addr.ByFamily[netip.Addr]
-	Links  []Link  // every link, the uplink included, by name
-	Routes []Route // unicast routes of the main table that are not ours
+	// AcceptRA is the uplink's net.ipv6 accept_ra: 0 ignores router
+	// advertisements, 1 obeys them unless forwarding, 2 always obeys them.
+	AcceptRA int
+	Links    []Link  // every link, the uplink included, by name
+	Routes   []Route // unicast routes of the main table that are not ours
 }
 
 // Link is an existing device.
