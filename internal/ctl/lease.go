@@ -29,7 +29,8 @@ func (a *app) leaseListCommand() *cobra.Command {
 		Long: `List all leases in the store.
 
 KIND is flannel-ng or flannel, after the holder, or reserved: kept for a host
-and never expiring.`,
+and never expiring. HOST says whether the holder is alive; a plain flannel host
+does not show it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd, func(s *Store) error {
@@ -52,6 +53,7 @@ type leaseView struct {
 	Backend  string   `json:"backend"`
 	Kind     string   `json:"kind"`            // flannel-ng, flannel, reserved
 	Owner    string   `json:"owner,omitempty"` // host id, "" for plain flannel
+	Alive    bool     `json:"alive"`           // of an owner
 	TTL      int64    `json:"ttlSeconds,omitempty"`
 	Revision int64    `json:"revision"`
 }
@@ -60,7 +62,7 @@ func leaseViews(leases []Lease) []leaseView {
 	out := []leaseView{} // [] for programs, not null
 	for _, l := range leases {
 		v := leaseView{
-			Key: l.Key, Backend: l.Offer.Backend, Owner: l.Owner,
+			Key: l.Key, Backend: l.Offer.Backend, Owner: l.Owner, Alive: l.Alive,
 			Kind: kindOf(l), TTL: int64(l.TTL / time.Second), Revision: l.Modified,
 		}
 		for _, p := range l.Prefixes() {
@@ -88,7 +90,7 @@ func kindOf(l Lease) string {
 }
 
 func writeLeases(w io.Writer, leases []leaseView) {
-	rows := [][]string{{"SUBNETS", "NODE", "BACKEND", "KIND", "EXPIRES", "REVISION"}}
+	rows := [][]string{{"SUBNETS", "NODE", "BACKEND", "KIND", "HOST", "EXPIRES", "REVISION"}}
 	for _, l := range leases {
 		expires := "never"
 		if l.Kind != "reserved" {
@@ -96,10 +98,21 @@ func writeLeases(w io.Writer, leases []leaseView) {
 		}
 		rows = append(rows, []string{
 			strings.Join(l.Subnets, " "), strings.Join(l.Public, " "), l.Backend, l.Kind,
-			expires, strconv.FormatInt(l.Revision, 10),
+			life(l), expires, strconv.FormatInt(l.Revision, 10),
 		})
 	}
 	table(w, rows)
+}
+
+func life(l leaseView) string {
+	switch {
+	case l.Alive:
+		return "alive"
+	case l.Owner != "":
+		return "away"
+	default:
+		return ""
+	}
 }
 
 func (a *app) leaseReserveCommand() *cobra.Command {
@@ -123,8 +136,11 @@ reservation never expires; flannelctl lease release ends it.`,
 				return fmt.Errorf("--node: %w", err)
 			}
 			return a.withStore(cmd, func(s *Store) error {
-				if err := a.reserve(cmd.Context(), s, subnets, public); err != nil {
+				if err := checkReservation(cmd.Context(), s.Configs, subnets, public); err != nil {
 					return fmt.Errorf("reserve %s for %s: %w", args[0], node, err)
+				}
+				if err := s.Admin.Reserve(cmd.Context(), subnets, public); err != nil {
+					return err
 				}
 				return a.done("reserved", args[0]+" for "+node)
 			})
@@ -136,8 +152,9 @@ reservation never expires; flannelctl lease release ends it.`,
 	return cmd
 }
 
-func (a *app) reserve(ctx context.Context, s *Store, subnets addr.ByFamily[netip.Prefix], public addr.ByFamily[netip.Addr]) error {
-	data, _, err := s.Configs.Get(ctx)
+// checkReservation judges a reservation by the stored config.
+func checkReservation(ctx context.Context, configs Configs, subnets addr.ByFamily[netip.Prefix], public addr.ByFamily[netip.Addr]) error {
+	data, _, err := configs.Get(ctx)
 	if err != nil {
 		return err
 	}
@@ -152,10 +169,7 @@ func (a *app) reserve(ctx context.Context, s *Store, subnets addr.ByFamily[netip
 	for _, f := range addr.Families() {
 		errs = append(errs, fits(n.Pools.At(f), f, subnets.At(f), public.At(f)))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return s.Admin.Reserve(ctx, subnets, public)
+	return errors.Join(errs...)
 }
 
 // fits says why the host could not use the reservation: a daemon takes only
@@ -222,9 +236,9 @@ func (a *app) leaseReleaseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release SUBNET",
 		Short: "Give a lease or a reservation back",
-		Long: `Give a lease or a reservation back. A lease whose host may still be alive is
-only released with --force: its containers lose their peers until the host
-has a new lease.`,
+		Long: `Give a lease or a reservation back. A lease whose host is alive is
+only released with --force: its containers lose their peers until the host has
+a new lease. The reservation of a living host becomes an ordinary lease.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(cmd, func(s *Store) error {
@@ -237,7 +251,7 @@ has a new lease.`,
 					return err
 				}
 				if err := s.Admin.Release(cmd.Context(), l.Key, force); err != nil {
-					return fmt.Errorf("release %s of %s: %w", args[0], l.Node(), err)
+					return err
 				}
 				return a.done("released", args[0]+" of "+l.Node())
 			})

@@ -109,6 +109,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 type fileStore struct {
 	Config *string
 	Rev    int64
+	Silent bool // etcd does not answer
 	Racing bool        // somebody else writes between every Get and Set
 	Table  []fileLease `json:"Leases"`
 }
@@ -144,11 +145,14 @@ func dialFile(_ context.Context, o ctl.StoreOptions) (*ctl.Store, error) {
 }
 
 func (s *fileStore) Leases(context.Context) ([]ctl.Lease, error) {
+	if s.Silent {
+		return nil, fmt.Errorf("list leases: %w", context.DeadlineExceeded)
+	}
 	var out []ctl.Lease
 	for _, f := range s.Table {
 		l := ctl.Lease{Lease: lease.Lease{
 			Key: f.Key, Owner: f.Owner, Reserved: f.Reserved, Modified: f.Rev, Offer: lease.Offer{Backend: f.Backend},
-		}}
+		}, Alive: f.Alive}
 		for _, p := range f.Subnets {
 			l.Subnets.Put(addr.Of(p.Addr()), p)
 		}
@@ -179,7 +183,7 @@ func (s *fileStore) Reserve(_ context.Context, subnets addr.ByFamily[netip.Prefi
 	l.Key = fmt.Sprint(l.Subnets)
 	for _, other := range s.Table {
 		if slices.ContainsFunc(other.Subnets, l.Subnets[0].Overlaps) {
-			return fmt.Errorf("%w by %s", lease.ErrTaken, other.Key)
+			return fmt.Errorf("reserve %s: %w by %s", l.Key, lease.ErrTaken, other.Key)
 		}
 	}
 	s.Table = append(s.Table, l)
@@ -189,7 +193,7 @@ func (s *fileStore) Reserve(_ context.Context, subnets addr.ByFamily[netip.Prefi
 func (s *fileStore) Release(_ context.Context, key string, force bool) error {
 	i := slices.IndexFunc(s.Table, func(l fileLease) bool { return l.Key == key })
 	if s.Table[i].Alive && !force {
-		return errors.New("its host is alive: use --force")
+		return fmt.Errorf("release %s: %w", key, ctl.ErrAlive)
 	}
 	s.Table = slices.Delete(s.Table, i, i+1)
 	return nil

@@ -19,10 +19,11 @@ import (
 type Admin interface {
 	// Leases lists all leases with their remaining life.
 	Leases(ctx context.Context) ([]Lease, error)
-	// Reserve keeps subnets for the host with these public addresses.
+	// Reserve keeps subnets for the host with these public addresses. Its
+	// errors name the subnets.
 	Reserve(ctx context.Context, subnets addr.ByFamily[netip.Prefix], public addr.ByFamily[netip.Addr]) error
-	// Release deletes a lease. Without force it refuses a lease whose holder
-	// may be alive.
+	// Release ends a lease or reservation. Without force it refuses with
+	// ErrAlive if the holder is alive. Its errors name the lease.
 	Release(ctx context.Context, key string, force bool) error
 }
 
@@ -35,8 +36,13 @@ type Configs interface {
 	Set(ctx context.Context, data []byte, rev int64) error
 }
 
-// ErrChanged says that somebody else wrote the config in between.
-var ErrChanged = errors.New("the stored config changed meanwhile: look at it with flannelctl config get and try again")
+// What the store refuses, with what to do about it.
+var (
+	// ErrChanged says that somebody else wrote the config in between.
+	ErrChanged = errors.New("the stored config changed meanwhile: look at it with flannelctl config get and try again")
+	// ErrAlive says that the host of a lease is alive.
+	ErrAlive = errors.New("its host is alive: stop flanneld there, or use --force")
+)
 
 // Store is an open connection to the store.
 type Store struct {
@@ -48,7 +54,8 @@ type Store struct {
 // Lease is a lease as flannelctl lease list shows it.
 type Lease struct {
 	lease.Lease
-	TTL time.Duration // until it expires; 0 for a reservation
+	Alive bool          // its owner is there; never for plain flannel, which does not show it
+	TTL   time.Duration // until it expires; 0 for a reservation
 }
 
 // StoreOptions say where the store is and who asks; names, defaults and
@@ -101,5 +108,9 @@ func (a *app) withStore(cmd *cobra.Command, what func(*Store) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(what(s), s.Close())
+	err = errors.Join(what(s), s.Close())
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: does etcd answer at %s (--etcd-endpoints)?", err, strings.Join(a.store.Endpoints, ", "))
+	}
+	return err
 }
