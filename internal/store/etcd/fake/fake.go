@@ -206,3 +206,10 @@ func (s *Server) commit(events []kv.Event) {
 	s.log = append(s.log, revision{rev: s.rev, events: events})
 	s.wakeAll()
 }
+
+// Grants counts the leases that exist.
+func (s *Server) Grants() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.grants)
+}

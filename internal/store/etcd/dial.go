@@ -1,0 +1,370 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+)
+
+// This file is the only one that knows etcd's client.
+
+const (
+	dialKeepAlive        = 10 * time.Second // a dead peer is noticed after
+	dialKeepAliveTimeout = 5 * time.Second  // the sum of the two
+)
+
+// ClientConfig says where etcd is and how to authenticate.
+type ClientConfig struct {
+	Endpoints []string // URLs, or host:port
+	Prefix    string
+	// CAFile, CertFile and KeyFile are PEM files; a CA alone is honoured.
+	CAFile, CertFile, KeyFile string
+	Username, Password        string
+}
+
+// LogValue implements slog.LogValuer: the password is not for logs.
+func (c ClientConfig) LogValue() slog.Value {
+	return slog.GroupValue(slog.Any("endpoints", c.Endpoints), slog.String("prefix", c.Prefix),
+		slog.String("ca", c.CAFile), slog.String("cert", c.CertFile), slog.String("username", c.Username))
+}
+
+func (c ClientConfig) String() string { return c.LogValue().String() }
+
+// GoString keeps the password out of %#v.
+func (c ClientConfig) GoString() string { return c.String() }
+
+var (
+	errNoEndpoint  = errors.New("no etcd endpoint")
+	errCertAndKey  = errors.New("a client certificate needs both its file and its key file")
+	errUser        = errors.New("an etcd password needs a user name")
+	errCertificate = errors.New("no certificate in file")
+	errMixed       = errors.New("endpoints mix http and https")
+)
+
+// Dial checks c and makes a client. It does not wait for etcd: the connection
+// is made, and made again, when it is needed. The caller closes the client.
+func Dial(_ context.Context, c ClientConfig) (*Client, error) {
+	secure, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(c.Endpoints) == 0:
+		return nil, errNoEndpoint
+	case c.Password != "" && c.Username == "":
+		return nil, errUser
+	}
+	return NewClient(&remote{config: clientv3.Config{
+		Endpoints:            c.Endpoints,
+		TLS:                  secure,
+		Username:             c.Username,
+		Password:             c.Password,
+		DialTimeout:          requestTimeout,
+		DialKeepAliveTime:    dialKeepAlive,
+		DialKeepAliveTimeout: dialKeepAliveTimeout,
+		Logger:               zap.NewNop(), // what matters comes back as an error
+	}}, c.Prefix), nil
+}
+
+// tls is nil if nothing asks for TLS.
+func (c ClientConfig) tls() (*tls.Config, error) {
+	var https, http bool
+	for _, e := range c.Endpoints {
+		https = https || strings.HasPrefix(e, "https://")
+		http = http || strings.HasPrefix(e, "http://")
+	}
+	switch {
+	case https && http:
+		return nil, errMixed
+	case (c.CertFile == "") != (c.KeyFile == ""):
+		return nil, errCertAndKey
+	case c.CAFile == "" && c.CertFile == "" && !https:
+		return nil, nil //nolint:nilnil // no TLS is a valid answer
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("etcd CA: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("etcd CA %s: %w", c.CAFile, errCertificate)
+		}
+	}
+	if c.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("etcd client certificate: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	return t, nil
+}
+
+// remote is a kv.Conn over etcd's client. The client is made at first use,
+// because with a password making it already talks to etcd.
+type remote struct {
+	config clientv3.Config
+
+	mu     sync.Mutex
+	client *clientv3.Client
+	closed bool
+}
+
+var errConnClosed = errors.New("etcd client is closed")
+
+func (r *remote) get() (*clientv3.Client, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errConnClosed
+	}
+	if r.client != nil {
+		return r.client, nil
+	}
+	c, err := clientv3.New(r.config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd: %w", err)
+	}
+	r.client = c
+	return c, nil
+}
+
+// Close ends the connection for good.
+func (r *remote) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	if r.client == nil {
+		return nil
+	}
+	if err := r.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close etcd client: %w", err)
+	}
+	return nil
+}
+
+// known translates the errors that the store tells apart.
+func known(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return kv.ErrLeaseNotFound
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return kv.ErrCompacted
+	default:
+		return fmt.Errorf("etcd: %w", err)
+	}
+}
+
+func header(h *pb.ResponseHeader) kv.Header {
+	return kv.Header{Cluster: h.GetClusterId(), Rev: h.GetRevision()}
+}
+
+func entry(e *mvccpb.KeyValue) kv.Entry {
+	return kv.Entry{
+		Key: string(e.GetKey()), Value: string(e.GetValue()), Create: e.GetCreateRevision(),
+		Mod: e.GetModRevision(), Version: e.GetVersion(), Lease: kv.LeaseID(e.GetLease()),
+	}
+}
+
+func entries(kvs []*mvccpb.KeyValue) []kv.Entry {
+	var es []kv.Entry
+	for _, e := range kvs {
+		es = append(es, entry(e))
+	}
+	return es
+}
+
+func within(s kv.Span, more ...clientv3.OpOption) []clientv3.OpOption {
+	if s.End != "" {
+		more = append(more, clientv3.WithRange(s.End))
+	}
+	return more
+}
+
+// Range implements kv.KV.
+func (r *remote) Range(ctx context.Context, s kv.Span) (kv.RangeResult, error) {
+	c, err := r.get()
+	if err != nil {
+		return kv.RangeResult{}, err
+	}
+	res, err := c.Get(ctx, s.Key, within(s)...)
+	if err != nil {
+		return kv.RangeResult{}, known(err)
+	}
+	return kv.RangeResult{Header: header(res.Header), Entries: entries(res.Kvs)}, nil
+}
+
+// Txn implements kv.KV.
+func (r *remote) Txn(ctx context.Context, t kv.Txn) (kv.TxnResult, error) {
+	c, err := r.get()
+	if err != nil {
+		return kv.TxnResult{}, err
+	}
+	var conditions []clientv3.Cmp
+	for _, cmp := range t.If {
+		conditions = append(conditions, condition(cmp))
+	}
+	res, err := c.Txn(ctx).If(conditions...).Then(operations(t.Then)...).Else(operations(t.Else)...).Commit()
+	if err != nil {
+		return kv.TxnResult{}, known(err)
+	}
+	out := kv.TxnResult{Header: header(res.Header), OK: res.Succeeded, Results: make([][]kv.Entry, len(res.Responses))}
+	for i, answer := range res.Responses {
+		if got := answer.GetResponseRange(); got != nil {
+			out.Results[i] = entries(got.GetKvs())
+		}
+	}
+	return out, nil
+}
+
+func condition(c kv.Cmp) clientv3.Cmp {
+	relation := map[kv.Relation]string{kv.Equal: "=", kv.NotEqual: "!=", kv.Less: "<", kv.Greater: ">"}[c.Relation]
+	var cmp clientv3.Cmp
+	switch c.Target {
+	case kv.Create:
+		cmp = clientv3.Compare(clientv3.CreateRevision(c.Key), relation, c.Num)
+	case kv.Mod:
+		cmp = clientv3.Compare(clientv3.ModRevision(c.Key), relation, c.Num)
+	case kv.Version:
+		cmp = clientv3.Compare(clientv3.Version(c.Key), relation, c.Num)
+	case kv.Lease:
+		cmp = clientv3.Compare(clientv3.LeaseValue(c.Key), relation, c.Num)
+	case kv.Value:
+		cmp = clientv3.Compare(clientv3.Value(c.Key), relation, c.Text)
+	}
+	if c.End != "" {
+		cmp = cmp.WithRange(c.End)
+	}
+	return cmp
+}
+
+func operations(ops []kv.Op) []clientv3.Op {
+	out := make([]clientv3.Op, 0, len(ops))
+	for _, op := range ops {
+		switch op.Action {
+		case kv.Get:
+			out = append(out, clientv3.OpGet(op.Key, within(op.Span)...))
+		case kv.Put:
+			out = append(out, clientv3.OpPut(op.Key, op.Value, clientv3.WithLease(clientv3.LeaseID(op.Lease))))
+		case kv.Delete:
+			out = append(out, clientv3.OpDelete(op.Key, within(op.Span)...))
+		}
+	}
+	return out
+}
+
+// Grant implements kv.Leases.
+func (r *remote) Grant(ctx context.Context, ttl time.Duration) (kv.LeaseID, error) {
+	c, err := r.get()
+	if err != nil {
+		return 0, err
+	}
+	res, err := c.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
+	if err != nil {
+		return 0, known(err)
+	}
+	return kv.LeaseID(res.ID), nil
+}
+
+// Revoke implements kv.Leases.
+func (r *remote) Revoke(ctx context.Context, id kv.LeaseID) error {
+	c, err := r.get()
+	if err != nil {
+		return err
+	}
+	_, err = c.Revoke(ctx, clientv3.LeaseID(id))
+	return known(err)
+}
+
+// KeepAliveOnce implements kv.Leases.
+func (r *remote) KeepAliveOnce(ctx context.Context, id kv.LeaseID) error {
+	c, err := r.get()
+	if err != nil {
+		return err
+	}
+	_, err = c.KeepAliveOnce(ctx, clientv3.LeaseID(id))
+	return known(err)
+}
+
+// TimeToLive implements kv.Leases.
+func (r *remote) TimeToLive(ctx context.Context, id kv.LeaseID) (time.Duration, error) {
+	c, err := r.get()
+	if err != nil {
+		return 0, err
+	}
+	res, err := c.TimeToLive(ctx, clientv3.LeaseID(id))
+	switch {
+	case err != nil:
+		return 0, known(err)
+	case res.TTL < 0: // etcd's way to say that it does not know it
+		return 0, kv.ErrLeaseNotFound
+	}
+	return time.Duration(res.TTL) * time.Second, nil
+}
+
+// Watch implements kv.Watcher. A member without a leader ends the watch: it
+// would show a picture that gets older and older.
+func (r *remote) Watch(ctx context.Context, s kv.Span, from int64) <-chan kv.Batch {
+	out := make(chan kv.Batch)
+	go func() {
+		defer close(out)
+		c, err := r.get()
+		if err != nil {
+			send(ctx, out, kv.Batch{Err: err})
+			return
+		}
+		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+		defer cancel()
+		for res := range c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from))...) {
+			if b := batch(res); !send(ctx, out, b) || b.Err != nil {
+				return
+			}
+		}
+	}()
+	return out
+}
+
+func send(ctx context.Context, out chan<- kv.Batch, b kv.Batch) bool {
+	select {
+	case out <- b:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func batch(res clientv3.WatchResponse) kv.Batch {
+	b := kv.Batch{Header: header(res.Header), Err: known(res.Err())}
+	for _, ev := range res.Events {
+		b.Events = append(b.Events, kv.Event{Deleted: ev.Type == clientv3.EventTypeDelete, Entry: entry(ev.Kv)})
+	}
+	return b
+}
+
+// Progress implements kv.Watcher.
+func (r *remote) Progress(ctx context.Context) error {
+	c, err := r.get()
+	if err != nil {
+		return err
+	}
+	return known(c.RequestProgress(clientv3.WithRequireLeader(ctx)))
+}

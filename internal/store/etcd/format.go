@@ -1,0 +1,228 @@
+package etcd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+)
+
+// This file is the one place that knows what our keys and values look like
+// (docs/lease-protocol.md). Leases are flannel's, byte for byte.
+
+const (
+	configKey  = "config"
+	subnetsDir = "subnets/"
+	// strayDir is what a plain flannel watches: it misses the slash, so that
+	// keys beside subnets/ harm it too.
+	strayDir    = "subnets"
+	claimsDir   = "ng/claims/"
+	addressDir  = "ng/addresses/"
+	sessionsDir = "ng/sessions/"
+	recentDir   = "ng/recent/"
+
+	// anyIPv4 stands for the missing IPv4 half of an IPv6-only lease.
+	anyIPv4 = "0.0.0.0-0"
+	// defaultBackend is what a lease without a type means.
+	defaultBackend = "udp"
+)
+
+var (
+	errCanonical = errors.New("not in canonical form")
+	errFamily    = errors.New("wrong address family")
+)
+
+// FormatKey is the name of a lease of these subnets, without its directory.
+// At least one family must be set.
+func FormatKey(subnets addr.ByFamily[netip.Prefix]) string {
+	ipv4, ipv6 := subnets.At(addr.IPv4), subnets.At(addr.IPv6)
+	switch {
+	case !ipv6.IsValid():
+		return formatHalf(ipv4)
+	case !ipv4.IsValid():
+		return anyIPv4 + "&" + formatHalf(ipv6)
+	default:
+		return formatHalf(ipv4) + "&" + formatHalf(ipv6)
+	}
+}
+
+func formatHalf(p netip.Prefix) string {
+	return p.Addr().String() + "-" + strconv.Itoa(p.Bits())
+}
+
+// ParseKey is the inverse of FormatKey. It refuses every spelling that
+// FormatKey would not choose: one subnet must have one key, or two hosts could
+// hold it.
+func ParseKey(key string) (addr.ByFamily[netip.Prefix], error) {
+	var subnets addr.ByFamily[netip.Prefix]
+	first, second, dual := strings.Cut(key, "&")
+	if first != anyIPv4 || !dual {
+		p, err := parseHalf(first, addr.IPv4)
+		if err != nil {
+			return subnets, fmt.Errorf("lease key %q: %w", key, err)
+		}
+		subnets.Put(addr.IPv4, p)
+	}
+	if !dual {
+		return subnets, nil
+	}
+	p, err := parseHalf(second, addr.IPv6)
+	if err != nil {
+		return addr.ByFamily[netip.Prefix]{}, fmt.Errorf("lease key %q: %w", key, err)
+	}
+	subnets.Put(addr.IPv6, p)
+	return subnets, nil
+}
+
+func parseHalf(s string, f addr.Family) (netip.Prefix, error) {
+	base, bits, _ := strings.Cut(s, "-")
+	p, err := netip.ParsePrefix(base + "/" + bits)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("subnet %q: %w", s, err)
+	case addr.Of(p.Addr()) != f:
+		return netip.Prefix{}, fmt.Errorf("subnet %q: want %s: %w", s, f, errFamily)
+	case p.Bits() == 0 || p.Bits() >= f.Bits():
+		return netip.Prefix{}, fmt.Errorf("subnet %q: length is not in 1..%d", s, f.Bits()-1)
+	case p != p.Masked() || formatHalf(p) != s:
+		return netip.Prefix{}, fmt.Errorf("subnet %q: want %s: %w", s, formatHalf(p.Masked()), errCanonical)
+	}
+	return p, nil
+}
+
+// value is flannel's lease value; the order of the fields is the order of the
+// bytes.
+type value struct {
+	PublicIP      *string         `json:"PublicIP"`
+	PublicIPv6    *string         `json:"PublicIPv6"`
+	BackendType   string          `json:"BackendType,omitempty"`
+	BackendData   json.RawMessage `json:"BackendData,omitempty"`
+	BackendV6Data json.RawMessage `json:"BackendV6Data,omitempty"`
+}
+
+// untyped are the backends whose leases carry no type.
+func untyped(backend string) bool {
+	return backend == defaultBackend || backend == "alloc" || backend == "tencent-vpc"
+}
+
+// FormatValue is the value of a lease. It fails only if o.Data is no JSON.
+func FormatValue(public addr.ByFamily[netip.Addr], o lease.Offer) (string, error) {
+	none := netip.IPv4Unspecified().String()
+	v := value{
+		PublicIP:      &none,
+		BackendData:   json.RawMessage(o.Data.At(addr.IPv4)),
+		BackendV6Data: json.RawMessage(o.Data.At(addr.IPv6)),
+	}
+	if a := public.At(addr.IPv4); a.IsValid() {
+		s := a.String()
+		v.PublicIP = &s
+	}
+	if a := public.At(addr.IPv6); a.IsValid() {
+		s := a.String()
+		v.PublicIPv6 = &s
+	}
+	if !untyped(o.Backend) {
+		v.BackendType = o.Backend
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("lease value: %w", err)
+	}
+	return string(b), nil
+}
+
+// ParseValue reads a lease value. Unknown fields are ignored; "0.0.0.0", "::",
+// null and absence all mean no address.
+func ParseValue(s string) (addr.ByFamily[netip.Addr], lease.Offer, error) {
+	var (
+		v      value
+		public addr.ByFamily[netip.Addr]
+	)
+	if err := json.Unmarshal([]byte(s), &v); err != nil {
+		return public, lease.Offer{}, fmt.Errorf("lease value: %w", err)
+	}
+	for _, f := range addr.Families() {
+		text := addr.Pair(v.PublicIP, v.PublicIPv6).At(f)
+		a, err := parsePublic(text, f)
+		if err != nil {
+			return addr.ByFamily[netip.Addr]{}, lease.Offer{}, fmt.Errorf("public %s address: %w", f, err)
+		}
+		public.Put(f, a)
+	}
+	o := lease.Offer{
+		Backend: strings.ToLower(v.BackendType),
+		Data:    addr.Pair(data(v.BackendData), data(v.BackendV6Data)),
+	}
+	if o.Backend == "" {
+		o.Backend = defaultBackend
+	}
+	return public, o, nil
+}
+
+func data(raw json.RawMessage) string {
+	if string(raw) == "null" {
+		return ""
+	}
+	return string(raw)
+}
+
+func parsePublic(text *string, f addr.Family) (netip.Addr, error) {
+	if text == nil || *text == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(*text)
+	if err != nil {
+		return netip.Addr{}, err //nolint:wrapcheck // the caller names the field
+	}
+	a = a.Unmap()
+	switch {
+	case a.Zone() != "":
+		return netip.Addr{}, fmt.Errorf("%q has a zone: %w", *text, errCanonical)
+	case addr.Of(a) != f:
+		return netip.Addr{}, fmt.Errorf("%q: %w", *text, errFamily)
+	case a.IsUnspecified():
+		return netip.Addr{}, nil
+	}
+	return a, nil
+}
+
+// binding is the value of a claim and of an address record.
+type binding struct {
+	Host string `json:"host"`
+}
+
+// presence is the value of a session.
+type presence struct {
+	Boot   string       `json:"boot"`
+	Run    string       `json:"run"`
+	Public []netip.Addr `json:"public"`
+}
+
+// tombstone is the value of a recent record. Its time is for ordering and for
+// people; that the key exists is what counts.
+type tombstone struct {
+	Until time.Time `json:"until"`
+}
+
+// encode is for our own records, which marshal whatever they hold.
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+func decode[T any](s string) (T, error) {
+	var v T
+	if err := json.Unmarshal([]byte(s), &v); err != nil {
+		return v, fmt.Errorf("record: %w", err)
+	}
+	return v, nil
+}

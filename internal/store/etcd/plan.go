@@ -1,0 +1,193 @@
+package etcd
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+)
+
+// plan is the write that a claim needs. It is made from one picture and holds
+// only while every key that mattered is unchanged.
+type plan struct {
+	key      string // of the lease
+	old      kv.Entry
+	owner    string // of the lease as it stands
+	reserved bool   // no etcd lease: it stays one (reference W6)
+
+	host     string
+	ifs      []kv.Cmp
+	bindings []string // claims and address records to put
+	drop     []string // keys to delete
+}
+
+func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
+	t := kv.Txn{If: slices.Clone(pl.ifs), Then: []kv.Op{put(pl.key, value, grant)}}
+	for _, key := range pl.bindings {
+		t.Then = append(t.Then, put(key, encode(binding{Host: pl.host}), grant))
+	}
+	for _, key := range pl.drop {
+		t.Then = append(t.Then, remove(key))
+	}
+	return t
+}
+
+// newPlan decides whether host may have what it claims. With an error the plan
+// still tells how the lease stands.
+func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
+	key := subnetsDir + FormatKey(c.Subnets)
+	old := p.entries[key]
+	pl := plan{key: key, old: old, host: host, reserved: old.Mod != 0 && old.Lease == 0}
+	if l, ok := p.items[key]; ok {
+		pl.owner = p.owner(l)
+	}
+	var err error
+	if c.Token == 0 {
+		err = pl.create(p, c)
+	} else {
+		err = pl.rewrite(p, c)
+	}
+	if err == nil {
+		err = pl.bind(p, c)
+	}
+	if err != nil {
+		return pl, err
+	}
+	pl.tidy(p, c)
+	return pl, nil
+}
+
+func (pl *plan) create(p *picture, c lease.Claim) error {
+	wanted := lease.Lease{Key: FormatKey(c.Subnets), Subnets: c.Subnets}
+	if pl.old.Mod != 0 {
+		return fmt.Errorf("%s exists: %w", wanted.Key, lease.ErrTaken)
+	}
+	anyone := func(lease.Lease) bool { return true }
+	if rival, found := p.contender(wanted, pl.host, anyone); found {
+		return fmt.Errorf("%s overlaps %s of %s: %w", wanted.Key, rival.Key, rival.Node(), lease.ErrTaken)
+	}
+	free := kv.One(pl.key)
+	if ipv4 := c.Subnets.At(addr.IPv4); ipv4.IsValid() {
+		free = kv.Prefix(subnetsDir + formatHalf(ipv4)) // the v4&v6 twin too
+	}
+	for key := range p.entries {
+		if free.Contains(key) {
+			return fmt.Errorf("%s exists: %w", key, lease.ErrTaken)
+		}
+	}
+	pl.ifs = append(pl.ifs, kv.Absent(free))
+	return nil
+}
+
+// rewrite is for a key that exists: ours, or one that we may take over.
+func (pl *plan) rewrite(p *picture, c lease.Claim) error {
+	if pl.old.Mod != int64(c.Token) {
+		return fmt.Errorf("%s changed since revision %d: %w", pl.key, c.Token, lease.ErrTaken)
+	}
+	pl.ifs = append(pl.ifs, kv.Unchanged(pl.key, pl.old.Mod))
+	if pl.owner == pl.host {
+		return nil
+	}
+	l, ok := p.items[pl.key]
+	if !ok {
+		return fmt.Errorf("%s cannot be read: %w", pl.key, lease.ErrTaken)
+	}
+	shared, ok := sharedAddress(l.Public, c.Public)
+	if !c.Takeover || !ok {
+		return fmt.Errorf("%s belongs to %s: %w", pl.key, l.Node(), lease.ErrTaken)
+	}
+	if pl.owner == "" {
+		return nil
+	}
+	return pl.dead(p, pl.owner, shared)
+}
+
+func sharedAddress(a, b addr.ByFamily[netip.Addr]) (netip.Addr, bool) {
+	for _, f := range addr.Families() {
+		if x := a.At(f); x.IsValid() && x == b.At(f) {
+			return x, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// dead demands that host, which has our address a, has no session.
+func (pl *plan) dead(p *picture, host string, a netip.Addr) error {
+	if p.alive(host) {
+		return &lease.DuplicateError{Address: a, Host: host}
+	}
+	pl.ifs = append(pl.ifs, kv.Absent(kv.One(sessionsDir+host)))
+	return nil
+}
+
+// bind takes the claims and address records.
+func (pl *plan) bind(p *picture, c lease.Claim) error {
+	for _, key := range claimKeys(c.Subnets) {
+		if h, ok := p.holders[key]; ok && h.host != pl.host {
+			if !c.Takeover || p.alive(h.host) {
+				return fmt.Errorf("%s is bound to host %s: %w", key, h.host, lease.ErrTaken)
+			}
+			pl.ifs = append(pl.ifs, kv.Absent(kv.One(sessionsDir+h.host)))
+		} else if _, bad := p.bad[key]; bad {
+			return fmt.Errorf("%s cannot be read: %w", key, lease.ErrTaken)
+		}
+		pl.take(p, key)
+	}
+	for _, a := range addresses(c.Public) {
+		key := addressDir + a.String()
+		if h, ok := p.holders[key]; ok && h.host != pl.host {
+			if err := pl.dead(p, h.host, a); err != nil {
+				return err
+			}
+		}
+		pl.take(p, key)
+	}
+	return nil
+}
+
+func (pl *plan) take(p *picture, key string) {
+	pl.ifs = append(pl.ifs, kv.Unchanged(key, p.entries[key].Mod))
+	pl.bindings = append(pl.bindings, key)
+}
+
+// tidy drops notes that these subnets expired, and our records of addresses
+// that we no longer have.
+func (pl *plan) tidy(p *picture, c lease.Claim) {
+	for _, subnet := range (lease.Lease{Subnets: c.Subnets}).Prefixes() {
+		if key := recentDir + formatHalf(subnet); p.entries[key].Mod != 0 {
+			pl.drop = append(pl.drop, key)
+		}
+	}
+	for key, h := range p.holders {
+		if strings.HasPrefix(key, addressDir) && h.host == pl.host && !slices.Contains(pl.bindings, key) {
+			pl.drop = append(pl.drop, key)
+		}
+	}
+	slices.Sort(pl.drop)
+}
+
+// leaving lists the deletions that give up the lease at key: itself, host's
+// claims on its subnets, and the address records that live on its grant.
+func leaving(p *picture, host, key string) (gone []kv.Op, grant kv.LeaseID) {
+	gone = []kv.Op{remove(key)}
+	grant = p.entries[key].Lease
+	l, ok := p.items[key]
+	if !ok {
+		return gone, grant
+	}
+	for _, k := range l.claims {
+		if p.holders[k].host == host {
+			gone = append(gone, remove(k))
+		}
+	}
+	for _, k := range l.addresses {
+		if h := p.holders[k]; h.host == host && h.grant == grant {
+			gone = append(gone, remove(k))
+		}
+	}
+	return gone, grant
+}

@@ -1,0 +1,160 @@
+// Package etcd keeps leases in etcd v3, beside plain flannel hosts, by the
+// protocol of docs/lease-protocol.md.
+//
+// It owns the keys of this host below the prefix: its lease, claims, address
+// records and session. It never writes another host's keys except by the
+// take-over rules, and never deletes what it cannot read. Called by the daemon
+// (Store) and by flannelctl (Admin).
+package etcd
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+)
+
+// The times of the protocol.
+const (
+	defaultLeaseTTL   = 24 * time.Hour
+	defaultSessionTTL = time.Minute
+	recentTTL         = 48 * time.Hour
+)
+
+// Options are what a Store needs besides its client.
+type Options struct {
+	HostID string // required; random, from the state directory
+	BootID string // changes with every boot of this host
+	// LeaseTTL is how long a lease lasts without renewal; zero is 24 h, which
+	// is what plain flannel uses.
+	LeaseTTL time.Duration
+	// SessionTTL is how long a dead host looks alive; zero is one minute.
+	SessionTTL time.Duration
+	Rand       *rand.Rand   // spreads waits; nil is seeded randomly
+	Log        *slog.Logger // nil is silent
+}
+
+// Store is one host's view of the leases in etcd. It implements lease.Store.
+type Store struct {
+	client  *Client
+	options Options
+	session *session
+	recent  *recorder
+	dice    *dice
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	health Health
+}
+
+// Health says how the watch stands.
+type Health struct {
+	// Err is why the picture is not live; nil while it is.
+	Err   error
+	Since time.Time // when Err became what it is
+}
+
+// New makes a Store. It does nothing until Watch, Claim or Release is called,
+// and leaves no goroutine behind when they have returned.
+func New(c *Client, o Options) *Store {
+	if o.LeaseTTL == 0 {
+		o.LeaseTTL = defaultLeaseTTL
+	}
+	if o.SessionTTL == 0 {
+		o.SessionTTL = defaultSessionTTL
+	}
+	if o.Rand == nil {
+		o.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // spreads load, guards nothing
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &dice{rand: o.Rand}
+	return &Store{
+		client: c, options: o, dice: d, log: o.Log,
+		session: newSession(c, o),
+		recent:  newRecorder(c, d, o.Log),
+		health:  Health{Err: errNotListed, Since: time.Now()},
+	}
+}
+
+// Watch implements lease.Store. While it runs it also keeps the session alive
+// and records subnets that expire.
+func (s *Store) Watch(ctx context.Context, put func(lease.Snapshot)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.follow(ctx, put) })
+	g.Go(func() error { return s.session.keep(ctx) })
+	g.Go(func() error { return s.recent.run(ctx) })
+	return g.Wait() //nolint:wrapcheck // the context's error, as lease.Store promises
+}
+
+// Close revokes the session, so that a successor on this host need not wait
+// for it to expire. Leases stay. Call it when Watch has returned.
+func (s *Store) Close(ctx context.Context) error { return s.session.close(ctx) }
+
+// Health says whether the pictures that Watch gives are live. Before the
+// first complete list it has an error.
+func (s *Store) Health() Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health
+}
+
+func (s *Store) setHealth(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.health.Err != nil && err.Error() == s.health.Err.Error() || err == nil && s.health.Err == nil {
+		return
+	}
+	s.health = Health{Err: err, Since: time.Now()}
+}
+
+// dice is a random source for several goroutines.
+type dice struct {
+	mu   sync.Mutex
+	rand *rand.Rand
+}
+
+// upTo is a random time below limit.
+func (d *dice) upTo(limit time.Duration) time.Duration {
+	if limit <= 0 {
+		return 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Duration(d.rand.Int64N(int64(limit)))
+}
+
+// backoff grows from first to last; the zero attempt count starts over.
+type backoff struct {
+	first, last time.Duration
+	dice        *dice
+	attempts    int
+}
+
+// wait sleeps, spread between half and the whole of the step, so that hosts
+// that lost etcd together do not come back together.
+func (b *backoff) wait(ctx context.Context) error {
+	step := b.last
+	if b.attempts < 16 {
+		step = min(b.last, b.first<<b.attempts)
+	}
+	b.attempts++
+	return pause(ctx, step/2+b.dice.upTo(step/2))
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err() //nolint:wrapcheck // the context's error is the message
+	case <-timer.C:
+		return nil
+	}
+}
