@@ -166,6 +166,8 @@ func (c *Client) apply(f func() error) error {
 	if !c.server.leader {
 		return kv.ErrUnavailable
 	}
+	c.server.actor = c.name
+	defer func() { c.server.actor = "" }()
 	return f()
 }
 

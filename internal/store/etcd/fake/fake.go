@@ -42,6 +42,15 @@ type Server struct {
 	hook      Hook
 	batch     int // revisions per watch message, 0 = no limit
 	leader    bool
+	observer  func(Commit)
+	actor     string // the client whose request is being applied
+}
+
+// Commit is a change as an observer sees it.
+type Commit struct {
+	Client string // who asked for it, "" for an expiry
+	Rev    int64
+	Events []kv.Event
 }
 
 // NewServer starts an empty cluster at revision 1, as etcd does.
@@ -70,6 +79,14 @@ func (s *Server) SetHook(h Hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hook = h
+}
+
+// SetObserver shows f every change in order, at the moment it is applied. f
+// runs under the server's lock and must not call the server.
+func (s *Server) SetObserver(f func(Commit)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.observer = f
 }
 
 // SetWatchBatch limits a watch message to n revisions; 0 is no limit. A lagging
@@ -123,6 +140,13 @@ func (s *Server) Entries() []kv.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sorted(func(string) bool { return true })
+}
+
+// Grants lists the live grants in order.
+func (s *Server) Grants() []kv.LeaseID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.grants))
 }
 
 // Expire ends a grant now, as if its time had run out.
@@ -204,6 +228,9 @@ func (s *Server) commit(events []kv.Event) {
 	}
 	s.rev++
 	s.log = append(s.log, revision{rev: s.rev, events: events})
+	if s.observer != nil {
+		s.observer(Commit{Client: s.actor, Rev: s.rev, Events: events})
+	}
 	s.wakeAll()
 }
 
