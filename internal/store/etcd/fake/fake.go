@@ -142,13 +142,6 @@ func (s *Server) Entries() []kv.Entry {
 	return s.sorted(func(string) bool { return true })
 }
 
-// Grants lists the live grants in order.
-func (s *Server) Grants() []kv.LeaseID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.grants))
-}
-
 // Expire ends a grant now, as if its time had run out.
 func (s *Server) Expire(id kv.LeaseID) {
 	s.mu.Lock()
