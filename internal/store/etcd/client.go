@@ -135,3 +135,6 @@ func put(key, value string, grant kv.LeaseID) kv.Op {
 }
 
 func remove(key string) kv.Op { return kv.Op{Action: kv.Delete, Span: kv.One(key)} }
+
+// Conn is the connection itself, for what the lease store does not do.
+func (c *Client) Conn() kv.Conn { return c.conn }
