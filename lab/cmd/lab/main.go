@@ -1,0 +1,42 @@
+// Command lab runs the pieces of the lab that have to be processes of their
+// own (pause, etcd) and the demo. It owns flags and exit codes only.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, proof that it carries
+       lab pause NAME        hold the namespaces of a node (used by the lab)
+       lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)`)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return errUsage
+	}
+	switch args[0] {
+	case "demo":
+		return demo(ctx, args[1:])
+	case "pause":
+		return pause(args[1:])
+	case "etcd":
+		return serveEtcd(ctx, args[1:])
+	default:
+		return errUsage
+	}
+}

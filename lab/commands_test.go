@@ -1,0 +1,461 @@
+package lab_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/lab"
+)
+
+// commands is the vocabulary of the scripts (docs/testing.md explains it).
+func commands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"fabric":       command(false, buildFabric),
+		"start":        command(false, start),
+		"ready":        command(true, ready),
+		"sync":         command(false, syncReplayed),
+		"stop":         command(false, stop),
+		"kill":         command(false, kill),
+		"daemon":       command(true, daemon),
+		"containers":   command(false, containers),
+		"container":    command(false, container),
+		"on":           command(true, on),
+		"status":       command(false, status),
+		"subnetenv":    command(true, subnetenv),
+		"save":         command(false, save),
+		"same":         command(true, same),
+		"cut":          command(false, cut),
+		"heal":         command(false, heal),
+		"readdr":       command(false, readdr),
+		"etcd":         command(false, etcd),
+		"leases":       command(false, leases),
+		"ping":         command(true, ping),
+		"bigping":      command(false, bigping),
+		"unfragmented": command(false, unfragmented),
+		"tcp":          command(false, tcp),
+		"source":       command(false, source),
+		"route":        command(false, route),
+		"flow":         command(false, flow),
+	}
+}
+
+// fabric hosts=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel netconf=JSON
+func buildFabric(_ context.Context, s *stage, c call) error {
+	o := lab.Options{Hosts: 3, Firewall: lab.NFTables, Underlay: lab.L2, Binaries: s.bin}
+	set := map[string]string{"family": "dual", "mix": "own"}
+	for _, arg := range c.args {
+		key, value, ok := strings.Cut(arg, "=")
+		if !ok {
+			return fmt.Errorf("%q is not key=value", arg)
+		}
+		set[key] = value
+	}
+	var err error
+	if text, ok := set["hosts"]; ok {
+		if o.Hosts, err = strconv.Atoi(text); err != nil {
+			return err
+		}
+	}
+	if o.Families, err = lab.ParseFamilies(set["family"]); err != nil {
+		return err
+	}
+	if text, ok := set["firewall"]; ok {
+		o.Firewall = lab.Firewall(text)
+	}
+	if text, ok := set["underlay"]; ok {
+		o.Underlay = lab.Underlay(text)
+	}
+	o.NetConf = set["netconf"]
+	replayed, ok := map[string]int{"own": 0, "mixed": 1, "flannel": o.Hosts}[set["mix"]]
+	if !ok {
+		return fmt.Errorf("mix=%s: want own, mixed or flannel", set["mix"])
+	}
+	o.Replayed = replayed
+	// The processes outlive this command, so its deadline is not theirs.
+	s.fabric, err = lab.New(context.Background(), o)
+	return err
+}
+
+// hosts resolves names; "all" is every host, "own" those that run flanneld.
+func (s *stage) hosts(names []string) ([]*lab.Host, error) {
+	var hs []*lab.Host
+	for _, name := range names {
+		switch name {
+		case "all":
+			hs = append(hs, s.fabric.Hosts...)
+		case "own":
+			hs = append(hs, s.own()...)
+		default:
+			h, err := s.fabric.Host(name)
+			if err != nil {
+				return nil, err
+			}
+			hs = append(hs, h)
+		}
+	}
+	if len(hs) == 0 {
+		return nil, errUsage
+	}
+	return hs, nil
+}
+
+func (s *stage) own() []*lab.Host {
+	var hs []*lab.Host
+	for _, h := range s.fabric.Hosts {
+		if !h.Replayed() {
+			hs = append(hs, h)
+		}
+	}
+	return hs
+}
+
+// each runs do for the named hosts at once.
+func (s *stage) each(names []string, do func(*lab.Host) error) error {
+	hs, err := s.hosts(names)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(hs))
+	var wg sync.WaitGroup
+	for i, h := range hs {
+		wg.Go(func() { errs[i] = do(h) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// start HOSTS… [-- ARGS…]
+func start(_ context.Context, s *stage, c call) error {
+	names, args := c.dashes()
+	return s.each(names, func(h *lab.Host) error { return h.Start(context.Background(), args...) })
+}
+
+// [!] ready HOSTS…
+func ready(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error {
+		if !c.neg {
+			return h.WaitReady(ctx)
+		}
+		return lab.Eventually(ctx, func(ctx context.Context) error {
+			if h.Ready(ctx) == nil {
+				return fmt.Errorf("%s is still ready", h.Name)
+			}
+			return nil
+		})
+	})
+}
+
+// sync
+func syncReplayed(ctx context.Context, s *stage, _ call) error {
+	for _, h := range s.fabric.Hosts {
+		if !h.Replayed() {
+			continue
+		}
+		if err := h.Sync(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop HOSTS…
+func stop(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return h.Stop(ctx) })
+}
+
+// kill HOSTS…
+func kill(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return h.Kill(ctx) })
+}
+
+// [!] daemon HOST [ARGS…]: runs flanneld until it ends by itself.
+func daemon(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	out, err := h.RunDaemon(ctx, c.args[1:]...)
+	fmt.Fprint(c.ts.Stdout(), out)
+	return negated(c, err)
+}
+
+// containers [HOSTS…]: one on each host, c1 on h1.
+func containers(ctx context.Context, s *stage, c call) error {
+	names := c.args
+	if len(names) == 0 {
+		names = []string{"all"}
+	}
+	hs, err := s.hosts(names)
+	if err != nil {
+		return err
+	}
+	for _, h := range hs {
+		if _, err := s.fabric.Attach(context.WithoutCancel(ctx), h, fmt.Sprintf("c%d", h.Index)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// container NAME HOST
+func container(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(1))
+	if err != nil {
+		return err
+	}
+	_, err = s.fabric.Attach(context.WithoutCancel(ctx), h, c.arg(0))
+	return err
+}
+
+// [!] on NODE COMMAND…; NODE may be a host, a container or outside. The
+// command "flannelctl" is the built one.
+func on(ctx context.Context, s *stage, c call) error {
+	if len(c.args) < 2 {
+		return errUsage
+	}
+	n, err := s.node(c.arg(0))
+	if err != nil {
+		return err
+	}
+	args := c.args[1:]
+	if args[0] == "flannelctl" {
+		args = append([]string{s.bin.Flannelctl}, args[1:]...)
+	}
+	out, err := n.Run(ctx, args...)
+	fmt.Fprint(c.ts.Stdout(), out)
+	if failed := (*lab.CommandError)(nil); errors.As(err, &failed) {
+		fmt.Fprint(c.ts.Stderr(), failed.Stderr)
+	}
+	return negated(c, err)
+}
+
+func negated(c call, err error) error {
+	switch {
+	case !c.neg:
+		return err
+	case err == nil:
+		return errors.New("succeeded, but should not")
+	default:
+		return nil
+	}
+}
+
+func (s *stage) node(name string) (*lab.Node, error) {
+	if name == "outside" {
+		return s.fabric.Outside, nil
+	}
+	if h, err := s.fabric.Host(name); err == nil {
+		return h.Node, nil
+	}
+	c, err := s.fabric.Container(name)
+	if err != nil {
+		return nil, fmt.Errorf("no node %q in this fabric", name)
+	}
+	return c.Node, nil
+}
+
+// status HOST PATTERN…: waits until the JSON status matches every pattern.
+func status(ctx context.Context, s *stage, c call) error {
+	if len(c.args) < 2 {
+		return errUsage
+	}
+	return s.each(c.args[:1], func(h *lab.Host) error {
+		return lab.Eventually(ctx, func(ctx context.Context) error {
+			out, err := h.Flannelctl(ctx, "status", "-o", "json")
+			if err != nil {
+				return err
+			}
+			return matches(out, c.args[1:])
+		})
+	})
+}
+
+func matches(text string, patterns []string) error {
+	for _, p := range patterns {
+		re, err := regexp.Compile(p)
+		if err != nil {
+			return lab.Permanent(err)
+		}
+		if !re.MatchString(text) {
+			return fmt.Errorf("no match for %q in:\n%s", p, text)
+		}
+	}
+	return nil
+}
+
+// [!] subnetenv HOST [KEY=VALUE…]: waits until the file holds the lines; with
+// "!" until it is gone.
+func subnetenv(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	return lab.Eventually(ctx, func(context.Context) error {
+		env, err := h.SubnetEnv()
+		if c.neg {
+			return negated(c, err)
+		}
+		if err != nil {
+			return err
+		}
+		for _, want := range c.args[1:] {
+			key, value, _ := strings.Cut(want, "=")
+			if env[key] != value {
+				return fmt.Errorf("%s of %s is %q, want %q", key, h.Name, env[key], value)
+			}
+		}
+		return nil
+	})
+}
+
+// look takes a picture of what "save" and "same" compare.
+func (s *stage) look(ctx context.Context, what string, h *lab.Host) (string, error) {
+	switch what {
+	case "subnet":
+		env, err := h.SubnetEnv()
+		return env["FLANNEL_SUBNET"] + " " + env["FLANNEL_IPV6_SUBNET"], err
+	case "picture":
+		return s.fabric.Picture(ctx, h)
+	case "kernel":
+		return h.Kernel(ctx), nil
+	case "log":
+		return h.Log(), nil
+	default:
+		return "", fmt.Errorf("cannot look at %q: want subnet, picture, kernel or log", what)
+	}
+}
+
+// save subnet|picture|kernel|log HOST
+func save(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(1))
+	if err != nil {
+		return err
+	}
+	s.saved[c.arg(0)+h.Name], err = s.look(ctx, c.arg(0), h)
+	return err
+}
+
+// [!] same subnet|picture|kernel|log HOST: is it as it was saved?
+func same(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(1))
+	if err != nil {
+		return err
+	}
+	was, ok := s.saved[c.arg(0)+h.Name]
+	if !ok {
+		return fmt.Errorf("nothing was saved as %s of %s", c.arg(0), h.Name)
+	}
+	is, err := s.look(ctx, c.arg(0), h)
+	if err != nil {
+		return err
+	}
+	if is != was {
+		return negated(c, fmt.Errorf("%s of %s changed\n--- before\n%s\n--- now\n%s", c.arg(0), h.Name, was, is))
+	}
+	return negated(c, nil)
+}
+
+// cut HOST
+func cut(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return s.fabric.Cut(ctx, h) })
+}
+
+// heal HOST
+func heal(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return s.fabric.Heal(ctx, h) })
+}
+
+// readdr HOST ADDRESS
+func readdr(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	to, err := netip.ParseAddr(c.arg(1))
+	if err != nil {
+		return err
+	}
+	return h.Readdress(ctx, to)
+}
+
+// etcd put KEY VALUE | del KEY | list, with keys below the prefix.
+func etcd(ctx context.Context, s *stage, c call) error {
+	key := lab.Prefix + "/" + c.arg(1)
+	switch c.arg(0) {
+	case "put":
+		return s.fabric.Etcd.Put(ctx, key, c.arg(2))
+	case "del":
+		return s.fabric.Etcd.Delete(ctx, key)
+	case "list":
+		pairs, err := s.fabric.Etcd.List(ctx, lab.Prefix)
+		for _, p := range pairs {
+			fmt.Fprintln(c.ts.Stdout(), p.Key, p.Value)
+		}
+		return err
+	default:
+		return errUsage
+	}
+}
+
+// leases N: waits until etcd holds N leases and no subnet is in two of them.
+func leases(ctx context.Context, s *stage, c call) error {
+	want, err := strconv.Atoi(c.arg(0))
+	if err != nil {
+		return errUsage
+	}
+	return lab.Eventually(ctx, func(ctx context.Context) error {
+		pairs, err := s.fabric.Etcd.List(ctx, lab.Prefix+"/subnets/")
+		if err != nil {
+			return err
+		}
+		if len(pairs) != want {
+			return fmt.Errorf("%d leases, want %d", len(pairs), want)
+		}
+		return distinct(pairs)
+	})
+}
+
+func distinct(pairs []lab.Pair) error {
+	owner := map[string]string{}
+	for _, p := range pairs {
+		for subnet := range strings.SplitSeq(strings.TrimPrefix(p.Key, lab.Prefix+"/subnets/"), "&") {
+			if other, ok := owner[subnet]; ok && subnet != "0.0.0.0-0" {
+				return lab.Permanent(fmt.Errorf("subnet %s is in %s and in %s", subnet, other, p.Key))
+			}
+			owner[subnet] = p.Key
+		}
+	}
+	return nil
+}
+
+// address is where packets to the named node go.
+func (s *stage) address(name string, f addr.Family) (netip.Addr, error) {
+	if name == "outside" {
+		return lab.World(f), nil
+	}
+	if base, ok := strings.CutSuffix(name, ".tunnel"); ok {
+		h, err := s.fabric.Host(base)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		gateway, err := h.Gateway(f)
+		return gateway.Masked().Addr(), err
+	}
+	if h, err := s.fabric.Host(name); err == nil {
+		return h.Underlay(f), nil
+	}
+	c, err := s.fabric.Container(name)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("no node %q in this fabric", name)
+	}
+	return c.Addr(f), nil
+}

@@ -1,0 +1,203 @@
+package lab_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/lab"
+)
+
+// ways are all pairs of containers, or both directions between two.
+func (s *stage) ways(names []string) ([]lab.Way, error) {
+	if len(names) == 0 || names[0] == "all" {
+		return s.fabric.Ways(), nil
+	}
+	if len(names) != 2 {
+		return nil, errUsage
+	}
+	var ways []lab.Way
+	for _, w := range s.fabric.Ways() {
+		if w.From.Name == names[0] && w.To.Name == names[1] || w.From.Name == names[1] && w.To.Name == names[0] {
+			ways = append(ways, w)
+		}
+	}
+	if len(ways) == 0 {
+		return nil, fmt.Errorf("no way between %s and %s", names[0], names[1])
+	}
+	return ways, nil
+}
+
+// [!] ping [all | C C]: until it works; with "!" until it does not.
+func ping(ctx context.Context, s *stage, c call) error {
+	ways, err := s.ways(c.args)
+	if err != nil {
+		return err
+	}
+	if !c.neg {
+		return lab.Each(ctx, ways, lab.PingWay)
+	}
+	return lab.Each(ctx, ways, func(ctx context.Context, w lab.Way) error {
+		if lab.PingWay(ctx, w) == nil {
+			return errors.New("still answers")
+		}
+		return nil
+	})
+}
+
+// bigping [all | C C]
+func bigping(ctx context.Context, s *stage, c call) error {
+	ways, err := s.ways(c.args)
+	if err != nil {
+		return err
+	}
+	return lab.Each(ctx, ways, lab.BigPingWay)
+}
+
+// unfragmented: no host had to cut a packet so far.
+func unfragmented(_ context.Context, s *stage, _ call) error {
+	for _, h := range s.fabric.Hosts {
+		n, err := h.Fragments()
+		if err != nil {
+			return err
+		}
+		if n != 0 {
+			return fmt.Errorf("%s made %d fragments", h.Name, n)
+		}
+	}
+	return nil
+}
+
+// tcp BYTES [all | C C]: transfers with hashes compared.
+func tcp(ctx context.Context, s *stage, c call) error {
+	if len(c.args) == 0 {
+		return errUsage
+	}
+	bytes, err := strconv.ParseInt(c.args[0], 10, 64)
+	if err != nil {
+		return err
+	}
+	ways, err := s.ways(c.args[1:])
+	if err != nil {
+		return err
+	}
+	return lab.Each(ctx, ways, func(ctx context.Context, w lab.Way) error {
+		_, _, err := w.From.Transfer(ctx, lab.Origin{}, w.To.Addr(w.Family), bytes)
+		return err
+	})
+}
+
+// source FROM TO EXPECT: TO sees connections from FROM come from EXPECT.
+// FROM may bind to its uplink address and set a mark: h1@eth0, h1@eth0+0x4000.
+// EXPECT may be a host's tunnel address: h1.tunnel.
+func source(ctx context.Context, s *stage, c call) error {
+	if len(c.args) != 3 {
+		return errUsage
+	}
+	for _, f := range s.fabric.Options.Families {
+		if err := s.sourceIn(ctx, f, c); err != nil {
+			return fmt.Errorf("%s: %w", f, err)
+		}
+	}
+	return nil
+}
+
+func (s *stage) sourceIn(ctx context.Context, f addr.Family, c call) error {
+	name, mark, marked := strings.Cut(c.arg(0), "+")
+	name, _, bound := strings.Cut(name, "@")
+	from, err := s.node(name)
+	if err != nil {
+		return err
+	}
+	var o lab.Origin
+	if marked {
+		m, err := strconv.ParseInt(mark, 0, 32)
+		if err != nil {
+			return err
+		}
+		o.Mark = int(m)
+	}
+	if bound || name == "outside" { // the world speaks with its own address
+		if o.Source, err = s.address(name, f); err != nil {
+			return err
+		}
+	}
+	to, err := s.address(c.arg(1), f)
+	if err != nil {
+		return err
+	}
+	want, err := s.address(c.arg(2), f)
+	if err != nil {
+		return err
+	}
+	return lab.Eventually(ctx, func(ctx context.Context) error {
+		seen, _, err := from.Transfer(ctx, o, to, 1)
+		if err == nil && seen != want {
+			err = fmt.Errorf("%s sees %s come from %s, want %s (%s)", c.arg(1), c.arg(0), seen, want, c.arg(2))
+		}
+		return err
+	})
+}
+
+// route C HOST: the world reaches the subnet of container C through HOST.
+func route(ctx context.Context, s *stage, c call) error {
+	to, err := s.fabric.Container(c.arg(0))
+	if err != nil {
+		return err
+	}
+	via, err := s.fabric.Host(c.arg(1))
+	if err != nil {
+		return err
+	}
+	for _, f := range s.fabric.Options.Families {
+		gateway, err := to.Host.Gateway(f)
+		if err != nil {
+			return err
+		}
+		if err := s.fabric.RouteFromOutside(ctx, gateway.Masked(), via); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flow start NAME C C [4|6] | flow stop NAME MAXLOST: a steady stream of pings.
+func flow(ctx context.Context, s *stage, c call) error {
+	switch c.arg(0) {
+	case "start":
+		ways, err := s.ways(c.args[2:])
+		if err != nil {
+			return err
+		}
+		s.flows[c.arg(1)], err = s.fabric.StartFlow(context.WithoutCancel(ctx), ways[0])
+		return err
+	case "stop":
+		return s.stopFlow(ctx, c)
+	default:
+		return errUsage
+	}
+}
+
+func (s *stage) stopFlow(ctx context.Context, c call) error {
+	f, ok := s.flows[c.arg(1)]
+	if !ok {
+		return fmt.Errorf("no flow %q", c.arg(1))
+	}
+	allowed, err := strconv.Atoi(c.arg(2))
+	if err != nil {
+		return errUsage
+	}
+	sent, lost, err := f.Stop(ctx)
+	if err != nil {
+		return err
+	}
+	c.ts.Logf("flow %s: %d sent, %d lost, about %s", c.arg(1), sent, lost, time.Duration(lost)*20*time.Millisecond)
+	if sent == 0 || lost > allowed {
+		return fmt.Errorf("flow %s: %d of %d packets lost, %d allowed", c.arg(1), lost, sent, allowed)
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+)
+
+// Etcd is a real etcd on a node of its own.
+type Etcd struct {
+	*Node
+	Endpoint string // as hosts reach it
+	Client   *clientv3.Client
+
+	server *process
+}
+
+// startEtcd serves etcd on the underlay and loads the network config.
+func (f *Fabric) startEtcd(ctx context.Context) error {
+	e := f.Etcd
+	local := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 2379)
+	public := netip.AddrPortFrom(f.plan.at(f.Options.Families[0], placeEtcd).prefix.Addr(), 2379)
+	e.Endpoint = "http://" + public.String()
+	if err := e.serve(ctx, f.Options.Binaries.Lab, "http://"+local.String(), e.Endpoint); err != nil {
+		return err
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{e.Endpoint},
+		Logger:    zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(
+			func(ctx context.Context, _ string) (net.Conn, error) {
+				return e.Dial(ctx, Origin{}, "tcp", local.String())
+			})},
+	})
+	if err != nil {
+		return fmt.Errorf("etcd client: %w", err)
+	}
+	e.Client = client
+	conf, err := f.Options.netConf()
+	if err != nil {
+		return err
+	}
+	return e.Put(ctx, Prefix+"/config", conf)
+}
+
+func (e *Etcd) serve(ctx context.Context, labBinary string, urls ...string) error {
+	cmd := e.Command(ctx, append([]string{labBinary, "etcd"}, urls...)...)
+	var diag strings.Builder
+	cmd.Stderr = &diag
+	ready, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	if err := e.spawn.start(cmd); err != nil {
+		return err
+	}
+	if _, err := bufio.NewReader(ready).ReadString('\n'); err != nil {
+		return errors.Join(fmt.Errorf("etcd did not start: %w", err), cmd.Wait(), errors.New(diag.String()))
+	}
+	e.server = &process{cmd: cmd, done: make(chan struct{})}
+	go func() { e.server.err = cmd.Wait(); close(e.server.done) }()
+	return nil
+}
+
+func (e *Etcd) close(ctx context.Context) error {
+	var errs []error
+	if e.Client != nil {
+		errs = append(errs, e.Client.Close())
+	}
+	if e.server != nil {
+		// Its data dies with the node: nothing is worth an orderly stop.
+		_ = e.server.end(ctx, syscall.SIGKILL)
+	}
+	return errors.Join(errs...)
+}
+
+// Put writes a key.
+func (e *Etcd) Put(ctx context.Context, key, value string) error {
+	if _, err := e.Client.Put(ctx, key, value); err != nil {
+		return fmt.Errorf("etcd put %s: %w", key, err)
+	}
+	return nil
+}
+
+// Delete removes a key.
+func (e *Etcd) Delete(ctx context.Context, key string) error {
+	if _, err := e.Client.Delete(ctx, key); err != nil {
+		return fmt.Errorf("etcd delete %s: %w", key, err)
+	}
+	return nil
+}
+
+// Pair is a key with its value.
+type Pair struct{ Key, Value string }
+
+// List returns everything below prefix, sorted by key.
+func (e *Etcd) List(ctx context.Context, prefix string) ([]Pair, error) {
+	resp, err := e.Client.Get(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("etcd list %s: %w", prefix, err)
+	}
+	var pairs []Pair
+	for _, kv := range resp.Kvs {
+		pairs = append(pairs, Pair{string(kv.Key), string(kv.Value)})
+	}
+	return pairs, nil
+}
+
+// putLease writes a key that expires, as flannel does.
+func (e *Etcd) putLease(ctx context.Context, p Pair, ttl time.Duration) error {
+	grant, err := e.Client.Grant(ctx, int64(ttl.Seconds()))
+	if err != nil {
+		return fmt.Errorf("etcd grant: %w", err)
+	}
+	if _, err := e.Client.Put(ctx, p.Key, p.Value, clientv3.WithLease(grant.ID)); err != nil {
+		return fmt.Errorf("etcd put %s: %w", p.Key, err)
+	}
+	return nil
+}

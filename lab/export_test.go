@@ -1,0 +1,49 @@
+package lab
+
+import (
+	"net/netip"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+)
+
+// Side is one family of a plain flannel host for the tests.
+type Side struct {
+	Network, Subnet netip.Prefix
+	Public          netip.Addr
+	MAC             addr.MAC
+}
+
+// Trace is what the replay would leave behind, as text.
+type Trace struct {
+	Lease          Pair
+	SubnetEnv, Nft string
+	IPTables       addr.ByFamily[string]
+}
+
+// TraceOf renders a host.
+func TraceOf(sides map[addr.Family]Side) Trace {
+	var t trace
+	for f, s := range sides {
+		t.sides.Put(f, traceSide{network: s.Network, subnet: s.Subnet, public: s.Public, mac: s.MAC})
+	}
+	out := Trace{Lease: t.lease(), SubnetEnv: t.subnetEnv(), Nft: t.nftRules()}
+	for f := range sides {
+		out.IPTables.Put(f, t.iptablesRules(f))
+	}
+	return out
+}
+
+// ParsePeer reads a lease as the replay does, and renders it again.
+func ParsePeer(p Pair) (Pair, error) {
+	peer, err := parseTracePeer(p)
+	return trace{sides: peer.sides}.lease(), err
+}
+
+// Place is a place on the underlay.
+func Place(underlay Underlay, hosts, index int, f addr.Family) (prefix netip.Prefix, gateway netip.Addr) {
+	at := plan{underlay: underlay, hosts: hosts}.at(f, index)
+	return at.prefix, at.gateway
+}
+
+// CheckPlan says whether so many hosts fit.
+func CheckPlan(underlay Underlay, hosts int) error { return plan{underlay: underlay, hosts: hosts}.check() }

@@ -1,0 +1,231 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+)
+
+// Host is a node that runs flanneld, or replays plain flannel.
+type Host struct {
+	*Node
+	Index int // from 1
+
+	fabric *Fabric
+	daemon *process
+	replay *replay                   // nil: runs flanneld
+	moved  addr.ByFamily[netip.Addr] // underlay address after Readdress
+	ports  int                       // containers attached so far
+}
+
+// Paths inside a host.
+const (
+	SubnetFile = "/run/flannel/subnet.env"
+	LogFile    = "/run/flanneld.log"
+	healthAddr = "127.0.0.1:8081"
+)
+
+// Replayed says whether the host stands for plain flannel.
+func (h *Host) Replayed() bool { return h.replay != nil }
+
+// Underlay is the host's uplink address.
+func (h *Host) Underlay(f addr.Family) netip.Addr {
+	if a := h.moved.At(f); a.IsValid() {
+		return a
+	}
+	return h.fabric.plan.at(f, h.Index).prefix.Addr()
+}
+
+// daemonArgs is how the lab calls flanneld, before what the caller adds.
+func (h *Host) daemonArgs() []string {
+	return []string{
+		h.fabric.Options.Binaries.Flanneld,
+		"--etcd-endpoints=" + h.fabric.Etcd.Endpoint,
+		"--healthz-ip=127.0.0.1", "--healthz-port=8081",
+	}
+}
+
+// Start starts flanneld with extra arguments and does not wait for it. A
+// replayed host writes its lease and its own kernel objects instead.
+func (h *Host) Start(ctx context.Context, args ...string) error {
+	if h.replay != nil {
+		return h.replay.start(ctx)
+	}
+	if h.daemon != nil && h.daemon.running() {
+		return fmt.Errorf("flanneld on %s runs already", h.Name)
+	}
+	log, err := os.OpenFile(h.Path(LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("log of %s: %w", h.Name, err)
+	}
+	defer func() { _ = log.Close() }() // the daemon has its own copy
+	cmd := h.Command(ctx, append(h.daemonArgs(), args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	h.daemon, err = h.spawn.background(cmd)
+	return err
+}
+
+// RunDaemon runs flanneld to its own end (--dry-run, refusals) and returns
+// what it wrote.
+func (h *Host) RunDaemon(ctx context.Context, args ...string) (string, error) {
+	cmd := h.Command(ctx, append(h.daemonArgs(), args...)...)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := h.spawn.background(cmd)
+	if err != nil {
+		return "", err
+	}
+	<-p.done
+	return out.String(), p.err
+}
+
+// Stop asks flanneld to stop and waits; a bad exit code is an error.
+func (h *Host) Stop(ctx context.Context) error {
+	if h.daemon == nil {
+		return fmt.Errorf("no flanneld on %s", h.Name)
+	}
+	if err := h.daemon.end(ctx, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("flanneld on %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// Kill ends flanneld as a crash would.
+func (h *Host) Kill(ctx context.Context) error {
+	if h.daemon == nil {
+		return fmt.Errorf("no flanneld on %s", h.Name)
+	}
+	err := h.daemon.end(ctx, syscall.SIGKILL)
+	if ctx.Err() != nil {
+		return err
+	}
+	return nil
+}
+
+// abandon ends what still runs, without asking how it went.
+func (h *Host) abandon(ctx context.Context) error {
+	if h.daemon == nil || !h.daemon.running() {
+		return nil
+	}
+	return h.Kill(ctx)
+}
+
+// Ready reports nil once the host's own part of the fabric stands: /readyz of
+// flanneld says so. The error is its reason why not.
+func (h *Host) Ready(ctx context.Context) error {
+	if h.replay != nil {
+		return nil
+	}
+	if h.daemon == nil || !h.daemon.running() {
+		return fmt.Errorf("flanneld on %s does not run", h.Name)
+	}
+	return h.get(ctx, "/readyz")
+}
+
+func (h *Host) get(ctx context.Context, path string) error {
+	client := http.Client{Timeout: attempt, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return h.Dial(ctx, Origin{}, network, address)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+healthAddr+path, nil)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", h.Name, err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", h.Name, err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return errors.Join(fmt.Errorf("%s of %s: %s: %s", path, h.Name, resp.Status, body), err, resp.Body.Close())
+	}
+	return errors.Join(err, resp.Body.Close())
+}
+
+// WaitReady waits until Ready says so. A daemon that ended ends the wait.
+func (h *Host) WaitReady(ctx context.Context) error {
+	return Eventually(ctx, func(ctx context.Context) error {
+		err := h.Ready(ctx)
+		if err != nil && h.daemon != nil && !h.daemon.running() {
+			return Permanent(errors.Join(err, h.daemon.err))
+		}
+		return err
+	})
+}
+
+// SubnetEnv reads the host's subnet file.
+func (h *Host) SubnetEnv() (map[string]string, error) {
+	text, err := os.ReadFile(h.Path(SubnetFile))
+	if err != nil {
+		return nil, fmt.Errorf("subnet file of %s: %w", h.Name, err)
+	}
+	env := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if !ok {
+			return nil, fmt.Errorf("subnet file of %s: line %q has no =", h.Name, line)
+		}
+		env[key] = value
+	}
+	return env, nil
+}
+
+// Gateway is the first address of the host's subnet in f, with its length.
+func (h *Host) Gateway(f addr.Family) (netip.Prefix, error) {
+	env, err := h.SubnetEnv()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	key := "FLANNEL_SUBNET"
+	if f == addr.IPv6 {
+		key = "FLANNEL_IPV6_SUBNET"
+	}
+	p, err := netip.ParsePrefix(env[key])
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%s of %s: %w", key, h.Name, err)
+	}
+	return p, nil
+}
+
+// Log is what flanneld wrote so far, over all its starts.
+func (h *Host) Log() string {
+	text, err := os.ReadFile(h.Path(LogFile))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// Flannelctl runs flannelctl on the host.
+func (h *Host) Flannelctl(ctx context.Context, args ...string) (string, error) {
+	return h.Run(ctx, append([]string{h.fabric.Options.Binaries.Flannelctl}, args...)...)
+}
+
+// Readdress gives the uplink another address, as a new DHCP lease would: the
+// old one goes first and takes its routes along.
+func (h *Host) Readdress(ctx context.Context, to netip.Addr) error {
+	f := addr.Of(to)
+	at := h.fabric.plan.at(f, h.Index)
+	err := h.ip(ctx,
+		fmt.Sprintf("addr del %s dev eth0", netip.PrefixFrom(h.Underlay(f), at.prefix.Bits())),
+		fmt.Sprintf("addr add %s dev eth0%s", netip.PrefixFrom(to, at.prefix.Bits()), nodad(f)),
+		fmt.Sprintf("route replace default via %s", at.gateway),
+	)
+	h.moved.Put(f, to)
+	return err
+}
+
+// startup bounds how long a host may take when nothing is wrong.
+const startup = 30 * time.Second

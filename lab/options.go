@@ -1,0 +1,111 @@
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+)
+
+// Firewall is the tool that traffic rules are installed with.
+type Firewall string
+
+// The firewalls.
+const (
+	IPTables Firewall = "iptables"
+	NFTables Firewall = "nft"
+)
+
+// Options say what fabric to build.
+type Options struct {
+	Hosts    int
+	Families []addr.Family
+	Firewall Firewall
+	Underlay Underlay
+	// Replayed hosts, the last ones, are plain flannel hosts: not a program
+	// but its recorded traces in etcd and the kernel.
+	Replayed int
+	Binaries Binaries
+	// NetConf replaces the network config, if not empty.
+	NetConf string
+	// Log gets one line per step, if not nil.
+	Log func(format string, args ...any)
+}
+
+// Binaries are the built programs, as absolute paths.
+type Binaries struct{ Lab, Flanneld, Flannelctl string }
+
+// BinariesIn finds the programs in a directory.
+func BinariesIn(dir string) (Binaries, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return Binaries{}, fmt.Errorf("directory of the binaries: %w", err)
+	}
+	return Binaries{
+		Lab:        filepath.Join(abs, "lab"),
+		Flanneld:   filepath.Join(abs, "flanneld"),
+		Flannelctl: filepath.Join(abs, "flannelctl"),
+	}, nil
+}
+
+// Prefix is the etcd prefix of the fabric: flannel's default.
+const Prefix = "/coreos.com/network"
+
+// attempt bounds one probe of something that is tried again.
+const attempt = 2 * time.Second
+
+// clusterNetwork is the address space of the containers.
+func clusterNetwork(f addr.Family) netip.Prefix {
+	if f == addr.IPv4 {
+		return netip.MustParsePrefix("10.5.0.0/16")
+	}
+	return netip.MustParsePrefix("fc00:5::/48")
+}
+
+// netConf is the network config in etcd, written as a user would.
+func (o Options) netConf() (string, error) {
+	if o.NetConf != "" {
+		return o.NetConf, nil
+	}
+	conf := map[string]any{"Backend": map[string]any{"Type": "vxlan"}}
+	if !o.has(addr.IPv4) {
+		conf["EnableIPv4"] = false
+	} else {
+		conf["Network"] = clusterNetwork(addr.IPv4)
+	}
+	if o.has(addr.IPv6) {
+		conf["EnableIPv6"] = true
+		conf["IPv6Network"] = clusterNetwork(addr.IPv6)
+	}
+	if o.Firewall == NFTables {
+		conf["EnableNFTables"] = true
+	}
+	text, err := json.Marshal(conf)
+	if err != nil {
+		return "", fmt.Errorf("network config: %w", err)
+	}
+	return string(text), nil
+}
+
+// ParseFamilies reads "4", "6" or "dual".
+func ParseFamilies(s string) ([]addr.Family, error) {
+	switch s {
+	case "4":
+		return []addr.Family{addr.IPv4}, nil
+	case "6":
+		return []addr.Family{addr.IPv6}, nil
+	case "dual":
+		both := addr.Families()
+		return both[:], nil
+	default:
+		return nil, fmt.Errorf("family %q: want 4, 6 or dual", s)
+	}
+}
+
+func (o Options) has(f addr.Family) bool {
+	return slices.Contains(o.Families, f)
+}

@@ -1,0 +1,43 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// pollEvery is the pause between two looks at a condition.
+const pollEvery = 50 * time.Millisecond
+
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// Permanent marks an error that waiting cannot cure.
+func Permanent(err error) error { return permanent{err} }
+
+// Eventually calls look until it returns nil, a Permanent error, or ctx ends;
+// then it returns what look said last.
+func Eventually(ctx context.Context, look func(context.Context) error) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	var last error
+	for {
+		err := look(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // a look cut short by the deadline says less than the one before
+		}
+		if p := (permanent{}); errors.As(err, &p) {
+			return p.error
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not in time: %w", last)
+		case <-tick.C:
+		}
+	}
+}
