@@ -109,7 +109,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 type fileStore struct {
 	Config *string
 	Rev    int64
-	Silent bool // etcd does not answer
+	Silent bool        // etcd does not answer
 	Racing bool        // somebody else writes between every Get and Set
 	Table  []fileLease `json:"Leases"`
 }

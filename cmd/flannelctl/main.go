@@ -1,0 +1,44 @@
+// Command flannelctl looks at a fabric and changes its leases and config. All
+// logic is in internal/ctl; here it meets the operating system and etcd.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/config"
+	"github.com/flannel-ng/flannel-ng/internal/ctl"
+)
+
+// version is set by the linker (make build).
+var version = "dev" //nolint:gochecknoglobals // the linker can only set a variable
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	return ctl.Run(ctx, ctl.Env{
+		Version:      version,
+		Now:          time.Now,
+		Environ:      os.Environ(),
+		Stdin:        os.Stdin,
+		Stdout:       os.Stdout,
+		Stderr:       os.Stderr,
+		Dial:         dial,
+		CheckBackend: checkBackend,
+		RouteTable:   "/proc/self/net/route",
+	}, args)
+}
+
+// checkBackend makes the backend as a daemon would, and lets it go.
+func checkBackend(n config.Network) (warnings []string, err error) {
+	_, warnings, err = all.New(backend.Setup{Options: n.Backend, Families: n.Families()})
+	return warnings, err
+}
