@@ -20,8 +20,8 @@ import (
 // Limits on waiting for a packet: generous where it has to come, short where
 // it must not.
 const (
-	arrives = 5 * time.Second
-	absent  = 250 * time.Millisecond
+	Arrives = 5 * time.Second
+	Absent  = 250 * time.Millisecond
 )
 
 // Lab is one host with the three kinds of neighbours that rules tell apart:

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/driver/filter"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/traffic"
@@ -31,6 +32,7 @@ func (s Subject) Run(t *testing.T) {
 	Need(t, "nft", "iptables", "ip6tables", "iptables-save", "ip6tables-save")
 	t.Run("twice", s.testTwice)
 	t.Run("drift", s.testDrift)
+	t.Run("atomic", s.testAtomic)
 	t.Run("removed", s.testRemoved)
 	t.Run("foreign", s.testForeign)
 	t.Run("owners", s.testOwners)
@@ -42,9 +44,9 @@ func (s Subject) Run(t *testing.T) {
 	t.Run("stale", s.testStale)
 }
 
-// converge plans and applies in a namespace, and fails on any error. It
+// Converge plans and applies in a namespace, and fails on any error. It
 // returns what was changed.
-func converge(t *testing.T, ns *Space, d reconcile.Driver, want *state.Set) []string {
+func Converge(t *testing.T, ns *Space, d reconcile.Driver, want *state.Set) []string {
 	t.Helper()
 	var did []string
 	var failed error
@@ -71,13 +73,14 @@ func converge(t *testing.T, ns *Space, d reconcile.Driver, want *state.Set) []st
 func (s Subject) settled(t *testing.T, ns *Space, d reconcile.Driver, want *state.Set) {
 	t.Helper()
 	for _, driver := range []reconcile.Driver{d, s.driver(state.Owner{})} {
-		if did := plan(t, ns, driver, want); len(did) > 0 {
+		if did := Pending(t, ns, driver, want); len(did) > 0 {
 			t.Fatalf("still wants to change: %v", did)
 		}
 	}
 }
 
-func plan(t *testing.T, ns *Space, d reconcile.Driver, want *state.Set) []string {
+// Pending returns what a driver would change now.
+func Pending(t *testing.T, ns *Space, d reconcile.Driver, want *state.Set) []string {
 	t.Helper()
 	var out []string
 	var failed error
@@ -100,7 +103,7 @@ func (s Subject) driver(o state.Owner) reconcile.Driver {
 
 func (s Subject) testTwice(t *testing.T) {
 	ns, d, want := NewSpace(t), s.driver(state.Owner{}), Want(All(s.Mode))
-	if did := converge(t, ns, d, want); len(did) != 2 || !strings.HasPrefix(did[0], "add ") {
+	if did := Converge(t, ns, d, want); len(did) != 2 || !strings.HasPrefix(did[0], "add ") {
 		t.Fatalf("first pass: %v, want one addition per family", did)
 	}
 	s.settled(t, ns, d, want)
@@ -114,14 +117,14 @@ func (s Subject) testDrift(t *testing.T) {
 	for name, lines := range drifts {
 		t.Run(name, func(t *testing.T) {
 			ns, d, want := NewSpace(t), s.driver(state.Owner{}), Want(All(s.Mode))
-			converge(t, ns, d, want)
+			Converge(t, ns, d, want)
 			s.settled(t, ns, d, want)
 			before := ns.Sh(t, s.Show)
 			ns.Sh(t, lines...)
 			if ns.Sh(t, s.Show) == before {
 				t.Fatal("the drift changed nothing")
 			}
-			if did := converge(t, ns, d, want); len(did) == 0 {
+			if did := Converge(t, ns, d, want); len(did) == 0 {
 				t.Fatal("drift not seen")
 			}
 			s.settled(t, ns, d, want)
@@ -132,12 +135,35 @@ func (s Subject) testDrift(t *testing.T) {
 	}
 }
 
+// testAtomic checks that a repair is one transaction: the kernel counts them.
+func (s Subject) testAtomic(t *testing.T) {
+	ns, d, want := NewSpace(t), s.driver(state.Owner{}), Want(All(s.Mode))
+	Converge(t, ns, d, want)
+	ns.Sh(t, s.Drifts["rule inserted"]...)
+	before := generation(t, ns)
+	Converge(t, ns, d, want)
+	if after := generation(t, ns); after != before+1 {
+		t.Errorf("the repair took %d transactions, want 1", after-before)
+	}
+}
+
+func generation(t *testing.T, ns *Space) uint32 {
+	t.Helper()
+	var n uint32
+	var err error
+	ns.Do(func() { n, err = filter.Generation() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func (s Subject) testRemoved(t *testing.T) {
 	ns, d := NewSpace(t), s.driver(state.Owner{})
-	docker(t, ns)
+	Docker(t, ns, "iptables", "ip6tables")
 	before := ns.Sh(t, "nft list ruleset")
-	converge(t, ns, d, Want(All(s.Mode)))
-	did := converge(t, ns, d, &state.Set{})
+	Converge(t, ns, d, Want(All(s.Mode)))
+	did := Converge(t, ns, d, &state.Set{})
 	if len(did) != 2 || !strings.HasPrefix(did[0], "remove ") {
 		t.Fatalf("removal: %v, want one per family", did)
 	}
@@ -149,16 +175,16 @@ func (s Subject) testRemoved(t *testing.T) {
 
 func (s Subject) testForeign(t *testing.T) {
 	ns, d, want := NewSpace(t), s.driver(state.Owner{}), Want(All(s.Mode))
-	docker(t, ns)
+	Docker(t, ns, "iptables", "ip6tables")
 	ns.Sh(t, `nft 'table inet site { set s { type ipv4_addr; elements = { 192.0.2.1 } }; chain c { type filter hook input priority 0; policy accept; ip saddr @s drop; }; }'`)
 	ns.Sh(t, "iptables -t nat -A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE", "ip6tables -t nat -A POSTROUTING -s fc00:17::/64 -j MASQUERADE", "ip6tables -A FORWARD -p tcp --syn -j ACCEPT")
 	before := foreign(ns.Sh(t, "nft -a list ruleset"))
-	converge(t, ns, d, want)
+	Converge(t, ns, d, want)
 	ns.Sh(t, "iptables -S >/dev/null") // the tools can still show everything
 	if after := foreign(ns.Sh(t, "nft -a list ruleset")); after != before {
 		t.Errorf("installing touched foreign rules:\n%s\nbefore:\n%s", after, before)
 	}
-	converge(t, ns, d, &state.Set{})
+	Converge(t, ns, d, &state.Set{})
 	if after := foreign(ns.Sh(t, "nft -a list ruleset")); after != before {
 		t.Errorf("removing touched foreign rules:\n%s\nbefore:\n%s", after, before)
 	}
@@ -194,15 +220,15 @@ func foreign(listing string) string {
 
 func (s Subject) testOwners(t *testing.T) {
 	ns, want := NewSpace(t), Want(All(s.Mode))
-	docker(t, ns)
+	Docker(t, ns, "iptables", "ip6tables")
 	first, second := s.driver(state.Owner{}), s.driver(state.Owner{Instance: "abc123"})
-	converge(t, ns, first, want)
-	converge(t, ns, second, want)
-	if did := plan(t, ns, first, want); len(did) > 0 {
+	Converge(t, ns, first, want)
+	Converge(t, ns, second, want)
+	if did := Pending(t, ns, first, want); len(did) > 0 {
 		t.Fatalf("the first owner wants to change the second's rules: %v", did)
 	}
 	both := ns.Sh(t, "nft list ruleset")
-	converge(t, ns, second, &state.Set{})
+	Converge(t, ns, second, &state.Set{})
 	s.settled(t, ns, first, want)
 	if !strings.Contains(both, "abc123") || strings.Contains(ns.Sh(t, "nft list ruleset"), "abc123") {
 		t.Error("the second owner's rules were not there, or are still there")
@@ -213,14 +239,14 @@ func (s Subject) testOwners(t *testing.T) {
 // time, as in the daemon.
 func (s Subject) testMode(t *testing.T) {
 	ns, d := NewSpace(t), s.driver(state.Owner{})
-	docker(t, ns)
+	Docker(t, ns, "iptables", "ip6tables")
 	other := s.Other(state.Owner{}, slog.New(slog.DiscardHandler))
 	for _, mode := range []state.FilterMode{s.Mode, s.OtherMode, s.Mode} {
 		want := Want(All(mode))
-		converge(t, ns, other, want)
-		converge(t, ns, d, want)
+		Converge(t, ns, other, want)
+		Converge(t, ns, d, want)
 		for _, driver := range []reconcile.Driver{d, other} {
-			if did := plan(t, ns, driver, want); len(did) > 0 {
+			if did := Pending(t, ns, driver, want); len(did) > 0 {
 				t.Fatalf("mode %s does not settle: %v", mode, did)
 			}
 		}
@@ -235,9 +261,9 @@ func (s Subject) testMode(t *testing.T) {
 
 func (s Subject) testNoMasquerade(t *testing.T) {
 	ns, d := NewSpace(t), s.driver(state.Owner{})
-	converge(t, ns, d, Want(All(s.Mode)))
+	Converge(t, ns, d, Want(All(s.Mode)))
 	want := Want(traffic.Options{Forward: true, Mode: s.Mode})
-	converge(t, ns, d, want)
+	Converge(t, ns, d, want)
 	s.settled(t, ns, d, want)
 	if rules := ns.Sh(t, s.Show); strings.Contains(strings.ToLower(rules), "masq") {
 		t.Errorf("masquerading is left over:\n%s", rules)
@@ -259,16 +285,16 @@ func (s Subject) testPackets(t *testing.T) {
 			"nft 'add chain inet marker pre { type filter hook prerouting priority -150; }'",
 			fmt.Sprintf("nft add rule inet marker pre udp dport %d meta mark set %d", port, mark))
 	}
-	converge(t, lab.Host, s.driver(state.Owner{}), want)
+	Converge(t, lab.Host, s.driver(state.Owner{}), want)
 	for _, f := range addr.Families() {
-		filter := want.Filters[slices.IndexFunc(want.Filters, func(x state.Filter) bool { return x.Family == f })]
+		wanted := want.Filters[slices.IndexFunc(want.Filters, func(x state.Filter) bool { return x.Family == f })]
 		for _, from := range lab.Sites {
 			for _, to := range lab.Sites {
 				if from.Name == to.Name {
 					continue
 				}
 				for port, mark := range marks() {
-					lab.probe(t, probe{from: from, to: to, family: f, port: port, mark: mark, filter: filter})
+					lab.probe(t, probe{from: from, to: to, family: f, port: port, mark: mark, filter: wanted})
 				}
 			}
 		}
@@ -292,17 +318,17 @@ func (l Lab) probe(t *testing.T, p probe) {
 		expect = p.to.Gateway.At(p.family)
 	}
 	listener := p.to.Listen(t, p.family, p.port)
-	seen := listener.Source(t, p.from.Dial(t, p.to, p.family, p.port), arrives)
+	seen := listener.Source(t, p.from.Dial(t, p.to, p.family, p.port), Arrives)
 	_ = listener.conn.Close()
 	if seen.Addr() != expect {
 		t.Errorf("%s to %s mark %#x: seen from %v, want %s", src, dst, p.mark, seen.Addr(), expect)
 	}
 }
 
-// docker puts the rules in place that Docker makes, with its policy DROP.
-func docker(t *testing.T, ns *Space) {
+// Docker puts the rules in place that Docker makes, with its policy DROP.
+func Docker(t *testing.T, ns *Space, tools ...string) {
 	t.Helper()
-	for _, tool := range []string{"iptables", "ip6tables"} {
+	for _, tool := range tools {
 		ns.Sh(t, tool+" -P FORWARD DROP", tool+" -N DOCKER", tool+" -N DOCKER-USER", tool+" -N DOCKER-ISOLATION-STAGE-1",
 			tool+" -A DOCKER-USER -j RETURN",
 			tool+" -A DOCKER ! -i docker0 -o docker0 -j DROP",
@@ -318,24 +344,24 @@ func docker(t *testing.T, ns *Space) {
 // FORWARD drops, and that nothing else does.
 func (s Subject) testDocker(t *testing.T) {
 	lab, d, want := NewLab(t), s.driver(state.Owner{}), Want(All(s.Mode))
-	docker(t, lab.Host)
+	Docker(t, lab.Host, "iptables", "ip6tables")
 	container, remote, outside := lab.Site("container"), lab.Site("remote"), lab.Site("outside")
 	for _, f := range addr.Families() {
-		if lab.TCP(t, container, remote, f, absent) {
+		if lab.TCP(t, container, remote, f, Absent) {
 			t.Fatalf("%s passes without our rules: this lab proves nothing", f)
 		}
 	}
-	converge(t, lab.Host, d, want)
+	Converge(t, lab.Host, d, want)
 	s.settled(t, lab.Host, d, want)
 	for _, f := range addr.Families() {
 		for _, to := range []Site{remote, outside} {
-			if !lab.TCP(t, container, to, f, arrives) {
+			if !lab.TCP(t, container, to, f, Arrives) {
 				t.Errorf("%s: TCP from container to %s does not pass", f, to.Name)
 			}
 			container.Space.Sh(t, fmt.Sprintf("ping -c1 -W5 %s", to.Address.At(f)))
 		}
 		listener := container.Listen(t, f, 7000)
-		if seen := listener.Source(t, remote.Dial(t, container, f, 7000), arrives); seen.Addr() != remote.Address.At(f) {
+		if seen := listener.Source(t, remote.Dial(t, container, f, 7000), Arrives); seen.Addr() != remote.Address.At(f) {
 			t.Errorf("%s: UDP from remote to container: seen from %v", f, seen)
 		}
 	}
@@ -345,19 +371,19 @@ func (s Subject) testDocker(t *testing.T) {
 // FORWARD jumps to, and by one behind DOCKER-USER.
 func (s Subject) testPolicy(t *testing.T) {
 	lab, d, want := NewLab(t), s.driver(state.Owner{}), Want(All(s.Mode))
-	docker(t, lab.Host)
+	Docker(t, lab.Host, "iptables", "ip6tables")
 	container, remote, outside := lab.Site("container"), lab.Site("remote"), lab.Site("outside")
 	for _, tool := range []string{"iptables", "ip6tables"} {
 		lab.Host.Sh(t, tool+" -N policy-engine", tool+" -A FORWARD -j policy-engine",
 			tool+" -A policy-engine -p tcp -i container -o remote -j DROP", tool+" -A FORWARD -j REJECT")
 	}
-	converge(t, lab.Host, d, want)
+	Converge(t, lab.Host, d, want)
 	s.settled(t, lab.Host, d, want)
 	for _, f := range addr.Families() {
-		if lab.TCP(t, container, remote, f, absent) {
+		if lab.TCP(t, container, remote, f, Absent) {
 			t.Errorf("%s: a refused connection passes", f)
 		}
-		if !lab.TCP(t, container, outside, f, arrives) {
+		if !lab.TCP(t, container, outside, f, Arrives) {
 			t.Errorf("%s: an allowed connection does not pass the REJECT at the end", f)
 		}
 	}
@@ -367,7 +393,7 @@ func (s Subject) testPolicy(t *testing.T) {
 // with the repair.
 func (s Subject) testStale(t *testing.T) {
 	lab, d, want := NewLab(t), s.driver(state.Owner{}), Want(All(s.Mode))
-	converge(t, lab.Host, d, want)
+	Converge(t, lab.Host, d, want)
 	lab.Host.Sh(t, "nft flush ruleset")
 	// Any NAT rule makes the kernel decide about translations.
 	lab.Host.Sh(t, "nft 'table inet other { chain c { type nat hook postrouting priority 110; }; }'")
@@ -376,11 +402,11 @@ func (s Subject) testStale(t *testing.T) {
 	for _, f := range addr.Families() {
 		listener := outside.Listen(t, f, 7000)
 		conn := container.Dial(t, outside, f, 7000)
-		if seen := listener.Source(t, conn, arrives).Addr(); seen != container.Address.At(f) {
+		if seen := listener.Source(t, conn, Arrives).Addr(); seen != container.Address.At(f) {
 			t.Fatalf("%s: without rules seen from %v", f, seen)
 		}
-		converge(t, lab.Host, d, want)
-		if seen := listener.Source(t, conn, arrives).Addr(); seen != outside.Gateway.At(f) {
+		Converge(t, lab.Host, d, want)
+		if seen := listener.Source(t, conn, Arrives).Addr(); seen != outside.Gateway.At(f) {
 			t.Errorf("%s: after the repair still seen from %v", f, seen)
 		}
 		lab.Host.Sh(t, "nft flush ruleset", "nft 'table inet other { chain c { type nat hook postrouting priority 110; }; }'")

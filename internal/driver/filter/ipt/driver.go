@@ -54,7 +54,7 @@ type reading struct {
 func New(o Options) *Driver {
 	d := &Driver{suffix: o.Owner.Suffix(), log: o.Log, host: o.Host}
 	if d.host == nil {
-		d.host = system{}
+		d.host = System{}
 	}
 	return d
 }

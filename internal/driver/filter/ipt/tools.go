@@ -26,17 +26,17 @@ type Host interface {
 	LegacyTables(f addr.Family) bool
 }
 
-// system is this machine.
-type system struct{}
+// System is this machine.
+type System struct{}
 
 // Has implements Host.
-func (system) Has(program string) bool {
+func (System) Has(program string) bool {
 	_, err := exec.LookPath(program)
 	return err == nil
 }
 
 // Run implements Host.
-func (system) Run(ctx context.Context, stdin string, argv []string) (string, error) {
+func (System) Run(ctx context.Context, stdin string, argv []string) (string, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
@@ -49,7 +49,7 @@ func (system) Run(ctx context.Context, stdin string, argv []string) (string, err
 }
 
 // LegacyTables implements Host.
-func (system) LegacyTables(f addr.Family) bool {
+func (System) LegacyTables(f addr.Family) bool {
 	path := "/proc/thread-self/net/ip6_tables_names"
 	if f == addr.IPv4 {
 		path = "/proc/thread-self/net/ip_tables_names"

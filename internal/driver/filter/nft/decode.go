@@ -41,7 +41,10 @@ func decode(f addr.Family, exprs []expr.Any) (state.Rule, bool) {
 			return state.Rule{}, false
 		}
 	}
-	return d.rule, d.done
+	if !d.done {
+		return state.Rule{}, false
+	}
+	return d.rule, true
 }
 
 func (d *decoder) step(e expr.Any) bool {
