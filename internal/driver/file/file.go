@@ -2,7 +2,9 @@
 // renamed over, so that a reader sees the old or the new one.
 //
 // Ours are the wanted paths and no others: a file that is not wanted any more
-// is named with state.File.Absent. Called by the engine through reconcile.
+// is named with state.File.Absent. Such a removal is an update, because it is
+// said outright and not inferred from an absence. Called by the engine through
+// reconcile.
 package file
 
 import (
@@ -46,7 +48,7 @@ func (*Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, e
 		case err != nil && !missing:
 			return nil, fmt.Errorf("read file: %w", err)
 		case f.Absent && !missing:
-			out = append(out, reconcile.Change{Op: reconcile.Remove, Object: f})
+			out = append(out, reconcile.Change{Op: reconcile.Update, Object: f, Was: "present"})
 		case f.Absent:
 		case missing:
 			out = append(out, reconcile.Change{Op: reconcile.Add, Object: f})
@@ -76,7 +78,7 @@ func apply(ch reconcile.Change) error {
 	if !ok {
 		return fmt.Errorf("file driver got %T", ch.Object)
 	}
-	if ch.Op == reconcile.Remove {
+	if f.Absent {
 		if err := os.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -49,10 +49,45 @@ func (w *writer) put(ctx context.Context, results []reconcile.Result) {
 			routes = append(routes, p)
 		}
 	}
+	w.attempt(ctx, routes)
+	w.guide(ctx, routes)
+}
+
+func (w *writer) attempt(ctx context.Context, routes []pending) {
 	if w.objects.supported && !w.o.Classic {
 		routes = w.giveNexthops(ctx, routes)
 	}
 	w.install(ctx, routes)
+}
+
+// guide tries again the IPv6 routes whose gateway was refused. The kernel looks
+// even an onlink gateway up, and our gateways lie inside their destination: a
+// route to it over another link (that of a peer which was reached directly
+// until now) makes it refuse, instead of replacing that route. With a host
+// route to the gateway it agrees, and no packet finds a gap.
+func (w *writer) guide(ctx context.Context, routes []pending) {
+	var refused []pending
+	var put, del []nl.Request
+	for _, p := range routes {
+		if !errors.Is(p.result.Err, unix.EINVAL) || !p.want.Onlink || !p.want.Via.Is6() {
+			continue
+		}
+		p.result.Err = nil
+		p.raw.Nexthop = 0
+		refused = append(refused, p)
+		host := nl.Route{Dst: addr.Single(p.want.Via), Type: nl.Unicast, Protocol: state.Protocol, Link: p.raw.Link}
+		put, del = append(put, nl.ReplaceRoute(host)), append(del, nl.DelRoute(host))
+	}
+	if len(refused) == 0 {
+		return
+	}
+	guided := w.conn.Do(ctx, put)
+	w.attempt(ctx, refused)
+	for i, err := range w.conn.Do(ctx, del) {
+		if err = errors.Join(guided[i], err); err != nil {
+			refused[i].result.Err = errors.Join(refused[i].result.Err, fmt.Errorf("guide route: %w", err))
+		}
+	}
 }
 
 // encode puts a wanted route into the kernel's terms.
@@ -80,7 +115,7 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 	byHop := w.objects.byHop(r)
 	alloc := allocator{ids: r, taken: w.objects.byID}
 	var reqs []nl.Request
-	var made []uint32
+	var made []nl.Nexthop
 	failed := map[uint32]error{}
 	for i := range routes {
 		raw := &routes[i].raw
@@ -96,21 +131,23 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 				continue
 			}
 			byHop[hop] = id
-			made = append(made, id)
-			reqs = append(reqs, nl.AddNexthop(nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop}))
+			n := nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop}
+			made, reqs = append(made, n), append(reqs, nl.AddNexthop(n))
 		}
 		raw.Nexthop = id
 	}
 	for i, err := range w.conn.Do(ctx, reqs) {
 		if err != nil {
-			failed[made[i]] = fmt.Errorf("create nexthop object: %w", err)
+			failed[made[i].ID] = fmt.Errorf("create nexthop object: %w", err)
+			continue
 		}
+		w.objects.byID[made[i].ID] = made[i]
 	}
 	return withoutFailed(routes, failed)
 }
 
 func withoutFailed(routes []pending, failed map[uint32]error) []pending {
-	kept := routes[:0]
+	kept := make([]pending, 0, len(routes))
 	for _, p := range routes {
 		if err, bad := failed[p.raw.Nexthop]; bad && p.raw.Via.IsValid() {
 			p.result.Err = err
