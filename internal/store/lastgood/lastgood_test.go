@@ -1,0 +1,323 @@
+package lastgood_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/store/lastgood"
+	"github.com/flannel-ng/flannel-ng/internal/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// script is an inner store that gives what it is told.
+type script struct {
+	pictures chan lease.Snapshot
+	claimed  lease.Claim
+}
+
+func newScript() *script { return &script{pictures: make(chan lease.Snapshot)} }
+
+func (s *script) Watch(ctx context.Context, put func(lease.Snapshot)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case p := <-s.pictures:
+			put(p)
+		}
+	}
+}
+
+var errInner = errors.New("inner store")
+
+func (s *script) Claim(_ context.Context, c lease.Claim) (lease.Held, error) {
+	s.claimed = c
+	return lease.Held{Token: 7}, errInner
+}
+
+func (s *script) Release(context.Context, lease.Held) error { return errInner }
+
+func live(cluster string, rev int64) lease.Snapshot {
+	return lease.Snapshot{
+		Cluster: cluster, Epoch: 3, Rev: rev, Synced: true, Config: []byte(`{"Network":"10.5.0.0/16"}`),
+		Leases: []lease.Lease{{
+			Key: "10.5.1.0-24&fc00:5:0:1::-64", Subnets: storetest.Subnets("10.5.1.0/24", "fc00:5:0:1::/64"),
+			Public: storetest.Public("192.0.2.1"), Owner: "h1", Reserved: true, Created: 2, Modified: 3,
+			Offer: lease.Offer{Backend: "vxlan", Data: addr.Pair(`{"VNI":1}`, "")},
+		}},
+		Recent: []lease.Recent{{
+			Subnet: storetest.Subnets("10.5.9.0/24").At(addr.IPv4),
+			Until:  time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+		}},
+	}
+}
+
+// run watches until stop is called; got receives every picture.
+func run(t *testing.T, inner lease.Store, o lastgood.Options) (got func() []lease.Snapshot, stop func()) {
+	t.Helper()
+	var pictures []lease.Snapshot
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	s := lastgood.New(inner, o)
+	go func() { done <- s.Watch(ctx, func(p lease.Snapshot) { pictures = append(pictures, p) }) }()
+	return func() []lease.Snapshot {
+			synctest.Wait()
+			return pictures
+		}, func() {
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("watch ended with %v", err)
+			}
+		}
+}
+
+func remember(t *testing.T, o lastgood.Options, p lease.Snapshot) {
+	t.Helper()
+	inner := newScript()
+	_, stop := run(t, inner, o)
+	inner.pictures <- p
+	stop()
+}
+
+func options(t *testing.T) (lastgood.Options, *bytes.Buffer) {
+	t.Helper()
+	var log bytes.Buffer
+	return lastgood.Options{
+		Path: filepath.Join(t.TempDir(), "state", "last-known-good.json"), Identity: "etcd1,etcd2/net",
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
+	}, &log
+}
+
+func wait(d time.Duration) { <-time.After(d) }
+
+func TestComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, log := options(t)
+		remember(t, o, live("c1/net", 9))
+		wait(time.Hour)
+		inner := newScript()
+		got, stop := run(t, inner, o)
+		wait(2900 * time.Millisecond)
+		if len(got()) != 0 {
+			t.Errorf("did not wait for the store: %+v", got())
+		}
+		wait(200 * time.Millisecond)
+		want := live("c1/net", 9)
+		want.Epoch, want.Synced = 0, false
+		want.Origin = lease.Origin{LastKnownGood: true, Age: time.Hour + 3*time.Second}
+		if len(got()) != 1 || !reflect.DeepEqual(got()[0], want) {
+			t.Fatalf("got  %+v\nwant %+v", got(), want)
+		}
+		wait(10 * time.Second)
+		if n := len(got()); n != 2 || got()[1].Origin.Age != time.Hour+13*time.Second {
+			t.Errorf("the age is not refreshed: %d pictures", n)
+		}
+		inner.pictures <- live("c1/net", 12)
+		wait(time.Minute)
+		if n := len(got()); n != 3 || !got()[2].Synced || got()[2].Origin.LastKnownGood {
+			t.Errorf("live picture: %+v", got())
+		}
+		stop()
+		if log.Len() != 0 {
+			t.Errorf("log: %s", log)
+		}
+	})
+}
+
+func TestLiveStoreNeedsNoFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, _ := options(t)
+		remember(t, o, live("c1/net", 9))
+		inner := newScript()
+		got, stop := run(t, inner, o)
+		inner.pictures <- live("c1/net", 12)
+		wait(time.Minute)
+		if len(got()) != 1 || got()[0].Rev != 12 {
+			t.Errorf("pictures %+v", got())
+		}
+		stop()
+	})
+}
+
+func TestAnotherCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, log := options(t)
+		remember(t, o, live("c1/net", 9))
+		inner := newScript()
+		got, stop := run(t, inner, o)
+		wait(4 * time.Second)
+		inner.pictures <- live("c2/net", 4)
+		if n := len(got()); n != 2 {
+			t.Errorf("%d pictures", n)
+		}
+		stop()
+		if !strings.Contains(log.String(), "another cluster") {
+			t.Errorf("log: %s", log)
+		}
+		text, err := os.ReadFile(o.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := lastgood.Decode(text); err != nil || s.Cluster != "c2/net" {
+			t.Errorf("file holds %+v, %v", s, err)
+		}
+	})
+}
+
+func TestWritesAreSpaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, _ := options(t)
+		inner := newScript()
+		_, stop := run(t, inner, o)
+		rev := func() int64 {
+			synctest.Wait()
+			text, err := os.ReadFile(o.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := lastgood.Decode(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.Rev
+		}
+		synctest.Wait()
+		inner.pictures <- live("c1/net", 1)
+		if got := rev(); got != 1 {
+			t.Errorf("first picture: file has revision %d", got)
+		}
+		inner.pictures <- live("c1/net", 2)
+		wait(900 * time.Millisecond)
+		inner.pictures <- live("c1/net", 3)
+		if got := rev(); got != 1 {
+			t.Errorf("written again within a second: revision %d", got)
+		}
+		wait(200 * time.Millisecond)
+		if got := rev(); got != 3 {
+			t.Errorf("after a second: revision %d, want 3", got)
+		}
+		inner.pictures <- live("c1/net", 4)
+		unsynced := live("c1/net", 5)
+		unsynced.Synced = false
+		inner.pictures <- unsynced
+		stop()
+		if got := rev(); got != 4 {
+			t.Errorf("at the end: revision %d, want 4", got)
+		}
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	good := func(t *testing.T) []byte {
+		t.Helper()
+		o, _ := options(t)
+		var text []byte
+		synctest.Test(t, func(t *testing.T) {
+			remember(t, o, live("c1/net", 9))
+			var err error
+			if text, err = os.ReadFile(o.Path); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return text
+	}(t)
+	for _, tc := range []struct {
+		name, identity, why string
+		text                []byte
+	}{
+		{"another fabric", "etcd9/net", "another fabric", good},
+		{"empty", "etcd1,etcd2/net", "not a last-known-good file", nil},
+		{"truncated", "etcd1,etcd2/net", "checksum", good[:len(good)-9]},
+		{"no body", "etcd1,etcd2/net", "checksum", good[:bytes.IndexByte(good, '\n')]},
+		{"one bit", "etcd1,etcd2/net", "checksum", bytes.Replace(good, []byte("10.5.1.0/24"), []byte("10.5.3.0/24"), 1)},
+		{"newer", "etcd1,etcd2/net", "newer version", bytes.Replace(good, []byte(" 1 "), []byte(" 2 "), 1)},
+		{"older", "etcd1,etcd2/net", "not a last-known-good file", bytes.Replace(good, []byte(" 1 "), []byte(" 0 "), 1)},
+		{"garbage version", "etcd1,etcd2/net", "not a last-known-good file", bytes.Replace(good, []byte(" 1 "), []byte(" x "), 1)},
+		{"wrong shape", "etcd1,etcd2/net", "not a last-known-good file", lastgood.Seal(`{"leases":3}`)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o, log := options(t)
+				o.Identity = tc.identity
+				if err := os.MkdirAll(filepath.Dir(o.Path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(o.Path, tc.text, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				got, stop := run(t, newScript(), o)
+				wait(time.Minute)
+				if len(got()) != 0 {
+					t.Errorf("believed: %+v", got())
+				}
+				stop()
+				if !strings.Contains(log.String(), tc.why) {
+					t.Errorf("log %q does not say %q", log, tc.why)
+				}
+			})
+		})
+	}
+}
+
+func TestUnwritableIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, log := options(t)
+		if err := os.WriteFile(filepath.Dir(o.Path), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		inner := newScript()
+		got, stop := run(t, inner, o)
+		for rev := range int64(3) {
+			inner.pictures <- live("c1/net", rev)
+			wait(2 * time.Second)
+		}
+		if len(got()) != 3 {
+			t.Errorf("%d pictures came through", len(got()))
+		}
+		stop()
+		if n := strings.Count(log.String(), "not remembered"); n != 1 {
+			t.Errorf("told %d times: %s", n, log)
+		}
+	})
+}
+
+func TestPassesThrough(t *testing.T) {
+	inner := newScript()
+	s := lastgood.New(inner, lastgood.Options{Path: filepath.Join(t.TempDir(), "f")})
+	h, err := s.Claim(t.Context(), lease.Claim{Token: 5})
+	if h.Token != 7 || !errors.Is(err, errInner) || inner.claimed.Token != 5 {
+		t.Errorf("claim: %+v, %v", h, err)
+	}
+	if err := s.Release(t.Context(), h); !errors.Is(err, errInner) {
+		t.Errorf("release: %v", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("flannel-ng-last-known-good 1 00\n{}"), false)
+	f.Add([]byte(`{"leases":[{"subnets":["10.5.1.0/24",""],"public":["192.0.2.1",""]}],"config":"x"}`), true)
+	f.Add([]byte("flannel-ng-last-known-good 99999999999999999999 x"), false)
+	f.Fuzz(func(t *testing.T, text []byte, seal bool) {
+		if seal {
+			text = lastgood.Seal(string(text))
+		}
+		s, err := lastgood.Decode(text)
+		if err == nil && (s.Synced || s.Epoch != 0) {
+			t.Errorf("a file must not make a live picture: %+v", s)
+		}
+	})
+}
