@@ -133,25 +133,31 @@ func (f field) setNumber(raw json.RawMessage) (rule string) {
 		return rule
 	}
 	if isUnsigned(f.value.Kind()) {
-		return setInRange(f, text, rule, parseUint, f.value.SetUint)
+		n, ok := inRange(f, text, parseUint)
+		if !ok {
+			return rule
+		}
+		f.value.SetUint(n)
+		return ""
 	}
-	return setInRange(f, text, rule, parseInt, f.value.SetInt)
+	n, ok := inRange(f, text, parseInt)
+	if !ok {
+		return rule
+	}
+	f.value.SetInt(n)
+	return ""
 }
 
-// setInRange parses text and both bounds with the same function, so that a
-// bound is as wide as the type.
-func setInRange[T int64 | uint64](f field, text, rule string, parse func(string) (T, error), set func(T)) string {
+// inRange parses text and both bounds with the same function, so that a bound
+// is as wide as the type.
+func inRange[T int64 | uint64](f field, text string, parse func(string) (T, error)) (n T, ok bool) {
 	lo, errLo := parse(f.lo)
 	hi, errHi := parse(f.hi)
 	if errLo != nil || errHi != nil {
 		panic(fmt.Sprintf("config: field %s: range %s..%s is not made of numbers", f.key, f.lo, f.hi))
 	}
 	n, err := parse(text)
-	if err != nil || n < lo || n > hi {
-		return rule
-	}
-	set(n)
-	return ""
+	return n, err == nil && n >= lo && n <= hi
 }
 
 func parseInt(s string) (int64, error)   { return strconv.ParseInt(s, 10, 64) }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -44,9 +45,9 @@ func readObject(b []byte) ([]member, error) {
 // lookup finds a key as encoding/json does for flannel: whatever its case,
 // the last one counts. null is absent.
 func lookup(ms []member, key string) (json.RawMessage, bool) {
-	for i := len(ms) - 1; i >= 0; i-- {
-		if strings.EqualFold(ms[i].key, key) {
-			return ms[i].raw, string(ms[i].raw) != "null"
+	for _, m := range slices.Backward(ms) {
+		if strings.EqualFold(m.key, key) {
+			return m.raw, string(m.raw) != "null"
 		}
 	}
 	return nil, false

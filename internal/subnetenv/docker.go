@@ -43,27 +43,31 @@ func DockerOpts(file []byte, o DockerOptions) (string, error) {
 	if err := errors.Join(errs...); err != nil {
 		return "", err
 	}
-	var b strings.Builder
-	both := !o.Individual && !o.Combined
-	names := slices.Sorted(maps.Keys(opts))
-	if o.Individual || both {
-		for _, name := range names {
-			fmt.Fprintf(&b, "%s=\"%s\"\n", name, opts[name])
-		}
-	}
-	if o.Combined || both {
+	return o.write(opts, held), nil
+}
+
+// write lists the options, sorted by name, in the forms that are asked for.
+func (o DockerOptions) write(opts map[string]string, held string) string {
+	var individual, all strings.Builder
+	all.WriteString(held)
+	if held != "" && len(opts) > 0 {
 		// A held value gets a space, and every option has one in front: what
 		// reads these files has seen both spaces for years.
-		all := held
-		if held != "" && len(names) > 0 {
-			all += " "
-		}
-		for _, name := range names {
-			all += " " + opts[name]
-		}
-		fmt.Fprintf(&b, "%s=\"%s\"\n", o.key(), all)
+		all.WriteByte(' ')
 	}
-	return b.String(), nil
+	for _, name := range slices.Sorted(maps.Keys(opts)) {
+		fmt.Fprintf(&individual, "%s=\"%s\"\n", name, opts[name])
+		all.WriteString(" " + opts[name])
+	}
+	combined := fmt.Sprintf("%s=\"%s\"\n", o.key(), &all)
+	switch {
+	case o.Individual == o.Combined:
+		return individual.String() + combined
+	case o.Individual:
+		return individual.String()
+	default:
+		return combined
+	}
 }
 
 func (o DockerOptions) key() string {
