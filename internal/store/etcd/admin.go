@@ -12,6 +12,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 // What an operator may be told.
@@ -66,7 +67,7 @@ func (a *Admin) left(ctx context.Context, id kv.LeaseID) (time.Duration, error) 
 	if errors.Is(err, kv.ErrLeaseNotFound) {
 		return 0, nil // it expired since it was listed
 	}
-	return left, err //nolint:wrapcheck // the caller names the lease
+	return left, err
 }
 
 // Config is the network config as it stands with its revision; without one it
@@ -118,7 +119,7 @@ func (a *Admin) Reserve(ctx context.Context, subnets addr.ByFamily[netip.Prefix]
 	if err := fits(p.entries[configKey].Value, subnets, public); err != nil {
 		return err
 	}
-	key := subnetsDir + FormatKey(subnets)
+	key := subnetsDir + subnetkey.Format(subnets)
 	if l, ok := p.items[key]; ok {
 		if _, same := sharedAddress(l.Public, public); !same {
 			return fmt.Errorf("reserve %s: held by %s: %w", l.Key, l.Node(), ErrOverlap)
@@ -128,7 +129,7 @@ func (a *Admin) Reserve(ctx context.Context, subnets addr.ByFamily[netip.Prefix]
 		}
 		return a.rebind(ctx, p, l, 0)
 	}
-	return a.reserveNew(ctx, p, key, lease.Lease{Key: FormatKey(subnets), Subnets: subnets, Public: public})
+	return a.reserveNew(ctx, p, key, lease.Lease{Key: subnetkey.Format(subnets), Subnets: subnets, Public: public})
 }
 
 // fits judges a reservation by the network config.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 const (
@@ -69,7 +70,7 @@ func (s *Store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 	if !a.sent {
 		s.client.revoke(ctx, a.grant)
 	}
-	return lease.Held{}, fmt.Errorf("claim %s: %w", FormatKey(c.Subnets), errContest)
+	return lease.Held{}, fmt.Errorf("claim %s: %w", subnetkey.Format(c.Subnets), errContest)
 }
 
 func check(c lease.Claim) (value string, err error) {
@@ -162,7 +163,7 @@ func (a *attempt) finish(ctx context.Context, pl plan, e kv.Entry) (lease.Held, 
 	s := a.store
 	h := lease.Held{
 		Lease: lease.Lease{
-			Key: FormatKey(a.claim.Subnets), Subnets: a.claim.Subnets,
+			Key: subnetkey.Format(a.claim.Subnets), Subnets: a.claim.Subnets,
 			Public: a.claim.Public, Offer: a.claim.Offer, Owner: s.options.HostID,
 			Reserved: e.Lease == 0, Created: e.Create, Modified: e.Mod,
 		},
@@ -238,7 +239,7 @@ func (s *Store) readUntil(ctx context.Context) (*picture, error) {
 func (s *Store) Release(ctx context.Context, h lease.Held) error {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	key := subnetsDir + FormatKey(h.Subnets)
+	key := subnetsDir + subnetkey.Format(h.Subnets)
 	retry := backoff{first: retryFirst, last: retryLast, dice: s.dice}
 	sent := false
 	for range claimTries {

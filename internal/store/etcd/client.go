@@ -28,7 +28,7 @@ func NewClient(conn kv.Conn, prefix string) *Client {
 // Close ends a connection that Dial made.
 func (c *Client) Close() error {
 	if closer, ok := c.conn.(io.Closer); ok {
-		return closer.Close() //nolint:wrapcheck // wrapped by the connection
+		return closer.Close()
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (c *Client) txn(ctx context.Context, t kv.Txn) (kv.TxnResult, error) {
 		cmp.Span = c.fullSpan(cmp.Span)
 		full.If = append(full.If, cmp)
 	}
-	return c.conn.Txn(ctx, full) //nolint:wrapcheck // callers name the action
+	return c.conn.Txn(ctx, full)
 }
 
 func (c *Client) fullOps(ops []kv.Op) []kv.Op {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,8 +26,6 @@ const (
 	sessionsDir = "ng/sessions/"
 	recentDir   = "ng/recent/"
 
-	// anyIPv4 stands for the missing IPv4 half of an IPv6-only lease.
-	anyIPv4 = "0.0.0.0-0"
 	// defaultBackend is what a lease without a type means.
 	defaultBackend = "udp"
 )
@@ -37,64 +34,6 @@ var (
 	errCanonical = errors.New("not in canonical form")
 	errFamily    = errors.New("wrong address family")
 )
-
-// FormatKey is the name of a lease of these subnets, without its directory.
-// At least one family must be set.
-func FormatKey(subnets addr.ByFamily[netip.Prefix]) string {
-	ipv4, ipv6 := subnets.At(addr.IPv4), subnets.At(addr.IPv6)
-	switch {
-	case !ipv6.IsValid():
-		return formatHalf(ipv4)
-	case !ipv4.IsValid():
-		return anyIPv4 + "&" + formatHalf(ipv6)
-	default:
-		return formatHalf(ipv4) + "&" + formatHalf(ipv6)
-	}
-}
-
-func formatHalf(p netip.Prefix) string {
-	return p.Addr().String() + "-" + strconv.Itoa(p.Bits())
-}
-
-// ParseKey is the inverse of FormatKey. It refuses every spelling that
-// FormatKey would not choose: one subnet must have one key, or two hosts could
-// hold it.
-func ParseKey(key string) (addr.ByFamily[netip.Prefix], error) {
-	var subnets addr.ByFamily[netip.Prefix]
-	first, second, dual := strings.Cut(key, "&")
-	if first != anyIPv4 || !dual {
-		p, err := parseHalf(first, addr.IPv4)
-		if err != nil {
-			return subnets, fmt.Errorf("lease key %q: %w", key, err)
-		}
-		subnets.Put(addr.IPv4, p)
-	}
-	if !dual {
-		return subnets, nil
-	}
-	p, err := parseHalf(second, addr.IPv6)
-	if err != nil {
-		return addr.ByFamily[netip.Prefix]{}, fmt.Errorf("lease key %q: %w", key, err)
-	}
-	subnets.Put(addr.IPv6, p)
-	return subnets, nil
-}
-
-func parseHalf(s string, f addr.Family) (netip.Prefix, error) {
-	base, bits, _ := strings.Cut(s, "-")
-	p, err := netip.ParsePrefix(base + "/" + bits)
-	switch {
-	case err != nil:
-		return netip.Prefix{}, fmt.Errorf("subnet %q: %w", s, err)
-	case addr.Of(p.Addr()) != f:
-		return netip.Prefix{}, fmt.Errorf("subnet %q: want %s: %w", s, f, errFamily)
-	case p.Bits() == 0 || p.Bits() >= f.Bits():
-		return netip.Prefix{}, fmt.Errorf("subnet %q: length is not in 1..%d", s, f.Bits()-1)
-	case p != p.Masked() || formatHalf(p) != s:
-		return netip.Prefix{}, fmt.Errorf("subnet %q: want %s: %w", s, formatHalf(p.Masked()), errCanonical)
-	}
-	return p, nil
-}
 
 // value is flannel's lease value; the order of the fields is the order of the
 // bytes.
@@ -178,7 +117,7 @@ func parsePublic(text *string, f addr.Family) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(*text)
 	if err != nil {
-		return netip.Addr{}, err //nolint:wrapcheck // the caller names the field
+		return netip.Addr{}, err
 	}
 	a = a.Unmap()
 	switch {

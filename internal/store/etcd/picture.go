@@ -11,6 +11,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 // item is a lease that could be read. Its Owner is left empty: it depends on
@@ -132,7 +133,7 @@ func (p *picture) set(key string, e kv.Entry) {
 
 func (p *picture) setLease(key string, e kv.Entry) error {
 	name := strings.TrimPrefix(key, subnetsDir)
-	subnets, err := ParseKey(name)
+	subnets, err := subnetkey.Parse(name)
 	if err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (p *picture) setLease(key string, e kv.Entry) error {
 func claimKeys(subnets addr.ByFamily[netip.Prefix]) []string {
 	var keys []string
 	for _, p := range (lease.Lease{Subnets: subnets}).Prefixes() {
-		keys = append(keys, claimsDir+formatHalf(p))
+		keys = append(keys, claimsDir+subnetkey.FormatHalf(p))
 	}
 	return keys
 }
@@ -192,7 +193,7 @@ func (p *picture) setRecent(key string, e kv.Entry) error {
 	if strings.Contains(name, ":") {
 		f = addr.IPv6
 	}
-	subnet, err := parseHalf(name, f)
+	subnet, err := subnetkey.ParseHalf(name, f)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 // plan is the write that a claim needs. It is made from one picture and holds
@@ -39,7 +40,7 @@ func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
 // newPlan decides whether host may have what it claims. With an error the plan
 // still tells how the lease stands.
 func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
-	key := subnetsDir + FormatKey(c.Subnets)
+	key := subnetsDir + subnetkey.Format(c.Subnets)
 	old := p.entries[key]
 	pl := plan{key: key, old: old, host: host, reserved: old.Mod != 0 && old.Lease == 0}
 	if l, ok := p.items[key]; ok {
@@ -62,7 +63,7 @@ func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
 }
 
 func (pl *plan) create(p *picture, c lease.Claim) error {
-	wanted := lease.Lease{Key: FormatKey(c.Subnets), Subnets: c.Subnets}
+	wanted := lease.Lease{Key: subnetkey.Format(c.Subnets), Subnets: c.Subnets}
 	if pl.old.Mod != 0 {
 		return fmt.Errorf("%s exists: %w", wanted.Key, lease.ErrTaken)
 	}
@@ -72,7 +73,7 @@ func (pl *plan) create(p *picture, c lease.Claim) error {
 	}
 	free := kv.One(pl.key)
 	if ipv4 := c.Subnets.At(addr.IPv4); ipv4.IsValid() {
-		free = kv.Prefix(subnetsDir + formatHalf(ipv4)) // the v4&v6 twin too
+		free = kv.Prefix(subnetsDir + subnetkey.FormatHalf(ipv4)) // the v4&v6 twin too
 	}
 	for key := range p.entries {
 		if free.Contains(key) {
@@ -158,7 +159,7 @@ func (pl *plan) take(p *picture, key string) {
 // that we no longer have.
 func (pl *plan) tidy(p *picture, c lease.Claim) {
 	for _, subnet := range (lease.Lease{Subnets: c.Subnets}).Prefixes() {
-		if key := recentDir + formatHalf(subnet); p.entries[key].Mod != 0 {
+		if key := recentDir + subnetkey.FormatHalf(subnet); p.entries[key].Mod != 0 {
 			pl.drop = append(pl.drop, key)
 		}
 	}

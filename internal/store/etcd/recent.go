@@ -10,6 +10,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 const (
@@ -79,7 +80,7 @@ func (r *recorder) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err() //nolint:wrapcheck // as lease.Store promises
+			return ctx.Err()
 		case <-r.wake:
 		case <-timer.C:
 		}
@@ -129,10 +130,10 @@ func (r *recorder) record(ctx context.Context, subnets []netip.Prefix) {
 }
 
 func (r *recorder) write(ctx context.Context, p netip.Prefix, grant kv.LeaseID) (bool, error) {
-	key := recentDir + formatHalf(p)
-	conditions := []kv.Cmp{kv.Absent(kv.One(key)), kv.Absent(kv.One(claimsDir + formatHalf(p)))}
+	key := recentDir + subnetkey.FormatHalf(p)
+	conditions := []kv.Cmp{kv.Absent(kv.One(key)), kv.Absent(kv.One(claimsDir + subnetkey.FormatHalf(p)))}
 	if p.Addr().Is4() {
-		conditions = append(conditions, kv.Absent(kv.Prefix(subnetsDir+formatHalf(p))))
+		conditions = append(conditions, kv.Absent(kv.Prefix(subnetsDir+subnetkey.FormatHalf(p))))
 	}
 	value := encode(tombstone{Until: time.Now().Add(recentTTL).UTC().Truncate(time.Second)})
 	res, err := r.client.txn(ctx, kv.Txn{If: conditions, Then: []kv.Op{put(key, value, grant)}})

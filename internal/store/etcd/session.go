@@ -70,7 +70,7 @@ func (s *session) lock(ctx context.Context) error {
 	case s.busy <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err() //nolint:wrapcheck // the context's error is the message
+		return ctx.Err()
 	}
 }
 
@@ -187,7 +187,7 @@ func (s *session) keep(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err() //nolint:wrapcheck // as lease.Store promises
+			return ctx.Err()
 		case <-s.wake:
 		case <-timer.C:
 		}

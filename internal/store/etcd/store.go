@@ -69,7 +69,7 @@ func New(c *Client, o Options) *Store {
 		o.SessionTTL = defaultSessionTTL
 	}
 	if o.Rand == nil {
-		o.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // spreads load, guards nothing
+		o.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -90,7 +90,7 @@ func (s *Store) Watch(ctx context.Context, put func(lease.Snapshot)) error {
 	g.Go(func() error { return s.follow(ctx, put) })
 	g.Go(func() error { return s.session.keep(ctx) })
 	g.Go(func() error { return s.recent.run(ctx) })
-	return g.Wait() //nolint:wrapcheck // the context's error, as lease.Store promises
+	return g.Wait()
 }
 
 // Close revokes the session, so that a successor on this host need not wait
@@ -153,7 +153,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err() //nolint:wrapcheck // the context's error is the message
+		return ctx.Err()
 	case <-timer.C:
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/fake"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
 	"github.com/flannel-ng/flannel-ng/internal/store/storetest"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -94,7 +95,7 @@ func (w *world) foreign(t *testing.T, l lease.Lease) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.put(t, "subnets/"+etcd.FormatKey(l.Subnets), value, grant)
+	w.put(t, "subnets/"+subnetkey.Format(l.Subnets), value, grant)
 }
 
 func TestStoreConformance(t *testing.T) {

@@ -50,7 +50,7 @@ func (s *Store) follow(ctx context.Context, put func(lease.Snapshot)) error {
 			err = f.watch(ctx)
 		}
 		if ctx.Err() != nil {
-			return ctx.Err() //nolint:wrapcheck // as lease.Store promises
+			return ctx.Err()
 		}
 		if s.Health().Err == nil {
 			s.log.Warn("lost the lease store", "error", err)
@@ -105,7 +105,7 @@ func (f *follower) watch(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // as lease.Store promises
+			return ctx.Err()
 		case b, ok := <-batches:
 			if !ok {
 				return errEnded

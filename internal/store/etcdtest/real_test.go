@@ -15,6 +15,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kvtest"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcdtest"
 	"github.com/flannel-ng/flannel-ng/internal/store/storetest"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 func dial(t *testing.T, c etcd.ClientConfig) *etcd.Client {
@@ -78,7 +79,7 @@ func (h *hosts) foreign(t *testing.T, l lease.Lease) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := h.prefix + "/subnets/" + etcd.FormatKey(l.Subnets)
+	key := h.prefix + "/subnets/" + subnetkey.Format(l.Subnets)
 	if _, err := h.admin.Put(t.Context(), key, value, clientv3.WithLease(grant.ID)); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 // leaseTTL is what Held.Expires is counted by; the store itself forgets nothing.
@@ -69,20 +70,6 @@ func (f *Fabric) Delete(key string) {
 	f.remove(key)
 }
 
-// Key names subnets as the etcd store does.
-func Key(subnets addr.ByFamily[netip.Prefix]) string {
-	half := func(p netip.Prefix) string { return fmt.Sprintf("%s-%d", p.Addr(), p.Bits()) }
-	ipv4, ipv6 := subnets.At(addr.IPv4), subnets.At(addr.IPv6)
-	switch {
-	case !ipv6.IsValid():
-		return half(ipv4)
-	case !ipv4.IsValid():
-		return "0.0.0.0-0&" + half(ipv6)
-	default:
-		return half(ipv4) + "&" + half(ipv6)
-	}
-}
-
 func (f *Fabric) commit() {
 	f.rev++
 	close(f.changed)
@@ -99,7 +86,7 @@ func (f *Fabric) find(key string) (lease.Lease, bool) {
 
 // store writes l as one revision. Pictures share the slice, so it is copied.
 func (f *Fabric) store(l lease.Lease) lease.Lease {
-	l.Key = Key(l.Subnets)
+	l.Key = subnetkey.Format(l.Subnets)
 	old, existed := f.find(l.Key)
 	l.Created, l.Modified = f.rev+1, f.rev+1
 	if existed {
@@ -152,7 +139,7 @@ func (h *Host) Watch(ctx context.Context, put func(lease.Snapshot)) error {
 		put(s)
 		select {
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // as lease.Store promises
+			return ctx.Err()
 		case <-changed:
 		}
 	}
@@ -161,10 +148,10 @@ func (h *Host) Watch(ctx context.Context, put func(lease.Snapshot)) error {
 // Claim implements lease.Store.
 func (h *Host) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 	if err := ctx.Err(); err != nil {
-		return lease.Held{}, err //nolint:wrapcheck // the context's error is the message
+		return lease.Held{}, err
 	}
 	wanted := lease.Lease{
-		Key: Key(c.Subnets), Subnets: c.Subnets, Public: c.Public, Offer: c.Offer, Owner: h.id,
+		Key: subnetkey.Format(c.Subnets), Subnets: c.Subnets, Public: c.Public, Offer: c.Offer, Owner: h.id,
 	}
 	if len(wanted.Prefixes()) == 0 || len(publics(c.Public)) == 0 {
 		return lease.Held{}, errIncomplete
@@ -276,12 +263,12 @@ func (f *Fabric) bind(host string, public addr.ByFamily[netip.Addr]) {
 // Release implements lease.Store.
 func (h *Host) Release(ctx context.Context, held lease.Held) error {
 	if err := ctx.Err(); err != nil {
-		return err //nolint:wrapcheck // the context's error is the message
+		return err
 	}
 	f := h.fabric
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := Key(held.Subnets)
+	key := subnetkey.Format(held.Subnets)
 	if l, ok := f.find(key); !ok || l.Modified != int64(held.Token) {
 		return fmt.Errorf("release %s: %w", key, lease.ErrTaken)
 	}

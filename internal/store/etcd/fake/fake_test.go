@@ -62,7 +62,7 @@ func TestFaults(t *testing.T) {
 				if got := len(server.Entries()) == 1; got != tc.applied {
 					t.Errorf("applied at return: %v, want %v", got, tc.applied)
 				}
-				time.Sleep(2 * time.Minute) //nolint:forbidigo // the bubble's clock
+				<-time.After(2 * time.Minute)
 				synctest.Wait()
 				if got := len(server.Entries()) == 1; got != tc.later {
 					t.Errorf("applied in the end: %v, want %v", got, tc.later)
