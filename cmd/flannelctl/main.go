@@ -17,7 +17,7 @@ import (
 )
 
 // version is set by the linker (make build).
-var version = "dev" //nolint:gochecknoglobals // the linker can only set a variable
+var version = "dev"
 
 func main() { os.Exit(run(os.Args[1:])) }
 

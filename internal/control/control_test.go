@@ -37,15 +37,10 @@ func (s source) Status() report.Status                         { return s.status
 func (s source) Plan(context.Context) ([]report.Change, error) { return s.plan, s.planErr }
 func (s source) Events() []report.Event                        { return s.events }
 
-// socket is a path short enough for a unix socket whatever the test's name.
+// socket is a path whose directory does not exist yet.
 func socket(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ctl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return filepath.Join(dir, "run", "subnet.env.sock")
+	return filepath.Join(t.TempDir(), "run", "subnet.env.sock")
 }
 
 // start serves h on a control socket at path until stop is called.
@@ -77,8 +72,8 @@ func fill(v reflect.Value) {
 			v.Set(reflect.ValueOf(time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)))
 			return
 		}
-		for i := range v.NumField() {
-			fill(v.Field(i))
+		for _, f := range v.Fields() {
+			fill(f)
 		}
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))

@@ -53,7 +53,7 @@ func (e exit) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 // Run runs flannelctl with args (without the program's name) and returns its
 // exit code.
 func Run(ctx context.Context, env Env, args []string) int {
-	root := Command(env)
+	root := Command(env) //nolint:contextcheck // cobra hands ctx to every command
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var code exit
