@@ -16,8 +16,9 @@ type Nexthop struct {
 	ID       uint32
 	Protocol uint8
 	Hop      Hop
-	Group    bool // several others; Hop is zero
-	Special  bool // blackhole, encapsulation, or for FDB use
+	Group    uint32 // the first member of a group, 0: no group
+	Several  bool   // a group of more than one; Hop is zero
+	Special  bool   // blackhole, encapsulation, or for FDB use
 }
 
 // Hop is where a nexthop object leads.
@@ -30,6 +31,7 @@ type Hop struct {
 const (
 	nexthopMsgSize = 8
 	nhaFDB         = 11 // NHA_FDB
+	groupMember    = 8  // struct nexthop_grp
 )
 
 func nexthopMsg(family, protocol uint8, flags uint32) []byte {
@@ -60,7 +62,10 @@ func decodeNexthop(b []byte) (Nexthop, error) {
 		case unix.NHA_GATEWAY:
 			n.Hop.Via = toAddr(ad.Bytes())
 		case unix.NHA_GROUP:
-			n.Group = true
+			// A list of struct nexthop_grp: id, weight, reserved.
+			if b := ad.Bytes(); len(b) >= groupMember {
+				n.Group, n.Several = binary.NativeEndian.Uint32(b), len(b) > groupMember
+			}
 		case unix.NHA_BLACKHOLE, unix.NHA_ENCAP, nhaFDB:
 			n.Special = true
 		}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,12 @@ func Namespace(tb testing.TB) {
 	if out, err := c.CombinedOutput(); err != nil {
 		tb.Fatalf("%s: %v\n%s", c, err, out)
 	}
+	// Duplicate address detection would add routes a second later.
+	for _, conf := range []string{"all", "default"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+conf+"/accept_dad", []byte("0"), 0); err != nil {
+			tb.Skipf("needs IPv6: %v", err)
+		}
+	}
 	Run(tb, `
 		ip link set lo up
 		ip link add eth0 type veth peer name eth0peer
@@ -71,6 +78,19 @@ func Namespace(tb testing.TB) {
 		ip nexthop add id 5 via 192.0.2.9 dev foreign0
 		ip route add 203.0.113.32/28 nhid 5
 	`)
+	settle(tb)
+}
+
+// settle waits for the carrier of the veth pairs, which the kernel notices a
+// moment later and follows up with addresses and routes.
+func settle(tb testing.TB) {
+	tb.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for strings.Count(Output(tb, "ip -6 -br addr show up scope link"), " UP ") < 4 {
+		if time.Now().After(deadline) {
+			tb.Fatal("links of the test host do not come up")
+		}
+	}
 }
 
 // Run runs shell commands on the test host, one a line.

@@ -79,7 +79,7 @@ func readNexthops(ctx context.Context, c *nl.Conn) (nexthops, error) {
 
 // usable says whether a route of ours can use the object.
 func usable(h nl.Nexthop, r ids) bool {
-	return h.Protocol == state.Protocol && r.contains(h.ID) && !h.Group && !h.Special && h.Hop.Via.IsValid()
+	return h.Protocol == state.Protocol && r.contains(h.ID) && h.Group == 0 && !h.Special && h.Hop.Via.IsValid()
 }
 
 // byHop finds the object for each hop, the lowest id if there are several.
