@@ -96,7 +96,9 @@ func NewLab(t *testing.T) Lab {
 
 func attach(t *testing.T, host *Space, s Site) {
 	t.Helper()
-	connect(t, host, s.Name, s.Space, "eth0")
+	host.Sh(t, fmt.Sprintf("ip link add %s type veth peer name eth0 netns %s", s.Name, s.Space.path),
+		fmt.Sprintf("ip link set %s up", s.Name))
+	s.Space.Sh(t, "ip link set eth0 up")
 	for _, f := range addr.Families() {
 		own, gw := addr.Single(s.Address.At(f)), addr.Single(s.Gateway.At(f))
 		nodad := ""
@@ -180,14 +182,33 @@ func (l Listener) Source(t *testing.T, conn *net.UDPConn, limit time.Duration) n
 	return netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 }
 
-// TCP says whether a connection from one site to another comes up and carries
-// an answer back.
-func (l Lab) TCP(t *testing.T, from, to Site, f addr.Family, limit time.Duration) bool {
+// Path is a way from one site to another.
+type Path struct {
+	From, To string // names of sites
+	Family   addr.Family
+}
+
+// paths lists every way between two different sites.
+func (l Lab) paths(f addr.Family) []Path {
+	var out []Path
+	for _, from := range l.Sites {
+		for _, to := range l.Sites {
+			if from.Name != to.Name {
+				out = append(out, Path{From: from.Name, To: to.Name, Family: f})
+			}
+		}
+	}
+	return out
+}
+
+// TCP says whether a connection along p comes up and carries an answer back.
+func (l Lab) TCP(t *testing.T, p Path, limit time.Duration) bool {
 	t.Helper()
+	from, to := l.Site(p.From), l.Site(p.To)
 	var ln net.Listener
 	var err error
 	to.Space.Do(func() {
-		ln, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(to.Address.At(f), 0)))
+		ln, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(to.Address.At(p.Family), 0)))
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -86,12 +86,3 @@ func Need(t *testing.T, programs ...string) {
 		}
 	}
 }
-
-// connect joins two namespaces by a veth pair.
-func connect(t *testing.T, a *Space, nameA string, b *Space, nameB string) {
-	t.Helper()
-	a.Sh(t,
-		fmt.Sprintf("ip link add %s type veth peer name %s netns %s", nameA, nameB, b.path),
-		fmt.Sprintf("ip link set %s up", nameA))
-	b.Sh(t, fmt.Sprintf("ip link set %s up", nameB))
-}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"testing"
 
@@ -280,45 +279,38 @@ func marks() map[uint16]uint32 {
 func (s Subject) testPackets(t *testing.T) {
 	lab := NewLab(t)
 	want := Want(All(s.Mode))
+	lab.Host.Sh(t, "nft 'table inet marker { chain pre { type filter hook prerouting priority -150; }; }'")
 	for port, mark := range marks() {
-		lab.Host.Sh(t, "nft add table inet marker",
-			"nft 'add chain inet marker pre { type filter hook prerouting priority -150; }'",
-			fmt.Sprintf("nft add rule inet marker pre udp dport %d meta mark set %d", port, mark))
+		lab.Host.Sh(t, fmt.Sprintf("nft add rule inet marker pre udp dport %d meta mark set %d", port, mark))
 	}
 	Converge(t, lab.Host, s.driver(state.Owner{}), want)
-	for _, f := range addr.Families() {
-		wanted := want.Filters[slices.IndexFunc(want.Filters, func(x state.Filter) bool { return x.Family == f })]
-		for _, from := range lab.Sites {
-			for _, to := range lab.Sites {
-				if from.Name == to.Name {
-					continue
-				}
-				for port, mark := range marks() {
-					lab.probe(t, probe{from: from, to: to, family: f, port: port, mark: mark, filter: wanted})
-				}
+	for _, f := range want.Filters {
+		for _, path := range lab.paths(f.Family) {
+			for port, mark := range marks() {
+				lab.probe(t, probe{Path: path, port: port, mark: mark, filter: f})
 			}
 		}
 	}
 }
 
 type probe struct {
-	from, to Site
-	family   addr.Family
-	port     uint16
-	mark     uint32
-	filter   state.Filter
+	Path
+	port   uint16
+	mark   uint32
+	filter state.Filter
 }
 
 func (l Lab) probe(t *testing.T, p probe) {
 	t.Helper()
-	src, dst := p.from.Address.At(p.family), p.to.Address.At(p.family)
+	from, to := l.Site(p.From), l.Site(p.To)
+	src, dst := from.Address.At(p.Family), to.Address.At(p.Family)
 	judged := traffic.Judge(p.filter, traffic.Packet{Src: src, Dst: dst, Mark: p.mark})
 	expect := src
 	if judged.Masqueraded {
-		expect = p.to.Gateway.At(p.family)
+		expect = to.Gateway.At(p.Family)
 	}
-	listener := p.to.Listen(t, p.family, p.port)
-	seen := listener.Source(t, p.from.Dial(t, p.to, p.family, p.port), Arrives)
+	listener := to.Listen(t, p.Family, p.port)
+	seen := listener.Source(t, from.Dial(t, to, p.Family, p.port), Arrives)
 	_ = listener.conn.Close()
 	if seen.Addr() != expect {
 		t.Errorf("%s to %s mark %#x: seen from %v, want %s", src, dst, p.mark, seen.Addr(), expect)
@@ -347,7 +339,7 @@ func (s Subject) testDocker(t *testing.T) {
 	Docker(t, lab.Host, "iptables", "ip6tables")
 	container, remote, outside := lab.Site("container"), lab.Site("remote"), lab.Site("outside")
 	for _, f := range addr.Families() {
-		if lab.TCP(t, container, remote, f, Absent) {
+		if lab.TCP(t, Path{From: "container", To: "remote", Family: f}, Absent) {
 			t.Fatalf("%s passes without our rules: this lab proves nothing", f)
 		}
 	}
@@ -355,7 +347,7 @@ func (s Subject) testDocker(t *testing.T) {
 	s.settled(t, lab.Host, d, want)
 	for _, f := range addr.Families() {
 		for _, to := range []Site{remote, outside} {
-			if !lab.TCP(t, container, to, f, Arrives) {
+			if !lab.TCP(t, Path{From: "container", To: to.Name, Family: f}, Arrives) {
 				t.Errorf("%s: TCP from container to %s does not pass", f, to.Name)
 			}
 			container.Space.Sh(t, fmt.Sprintf("ping -c1 -W5 %s", to.Address.At(f)))
@@ -372,7 +364,6 @@ func (s Subject) testDocker(t *testing.T) {
 func (s Subject) testPolicy(t *testing.T) {
 	lab, d, want := NewLab(t), s.driver(state.Owner{}), Want(All(s.Mode))
 	Docker(t, lab.Host, "iptables", "ip6tables")
-	container, remote, outside := lab.Site("container"), lab.Site("remote"), lab.Site("outside")
 	for _, tool := range []string{"iptables", "ip6tables"} {
 		lab.Host.Sh(t, tool+" -N policy-engine", tool+" -A FORWARD -j policy-engine",
 			tool+" -A policy-engine -p tcp -i container -o remote -j DROP", tool+" -A FORWARD -j REJECT")
@@ -380,10 +371,10 @@ func (s Subject) testPolicy(t *testing.T) {
 	Converge(t, lab.Host, d, want)
 	s.settled(t, lab.Host, d, want)
 	for _, f := range addr.Families() {
-		if lab.TCP(t, container, remote, f, Absent) {
+		if lab.TCP(t, Path{From: "container", To: "remote", Family: f}, Absent) {
 			t.Errorf("%s: a refused connection passes", f)
 		}
-		if !lab.TCP(t, container, outside, f, Arrives) {
+		if !lab.TCP(t, Path{From: "container", To: "outside", Family: f}, Arrives) {
 			t.Errorf("%s: an allowed connection does not pass the REJECT at the end", f)
 		}
 	}

@@ -143,8 +143,10 @@ func TestFlavour(t *testing.T) {
 		{"only nft", "", "", false, []string{"iptables-restore --noflush --wait"}},
 		{"docker in legacy", "", docker, true, []string{"iptables-legacy-restore --noflush --wait"}},
 		{"docker in both", docker, docker, true, []string{"iptables-restore --noflush --wait"}},
-		{"ours in legacy", docker, recorded(t, addr.IPv4), true,
-			[]string{"iptables-restore --noflush --wait", "iptables-legacy-restore --noflush --wait"}},
+		{
+			"ours in legacy", docker, recorded(t, addr.IPv4), true,
+			[]string{"iptables-restore --noflush --wait", "iptables-legacy-restore --noflush --wait"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out := programs("v1.8.9 (nf_tables)", map[string]string{"iptables-save": c.nft, "iptables-nft-save": c.nft})
@@ -194,10 +196,14 @@ func TestJumps(t *testing.T) {
 		{"in place", "-A FORWARD -i x -j DROP\n-A " + jump + "\n-A FORWARD -j REJECT\n", ""},
 		{"behind others'", "-A " + jump + "\n-A FORWARD -j policy\n", ""},
 		{"missing", "-A FORWARD -i x -j DROP\n", "-A " + jump + "\n"},
-		{"behind reject", "-A FORWARD -i x -j DROP\n-A FORWARD -j REJECT\n-A " + jump + "\n",
-			"-D " + jump + "\n-I FORWARD 2 " + strings.TrimPrefix(jump, "FORWARD ") + "\n"},
-		{"twice", "-A " + jump + "\n-A FORWARD -j DROP\n-A " + jump + "\n",
-			"-D " + jump + "\n-D " + jump + "\n-I FORWARD 1 " + strings.TrimPrefix(jump, "FORWARD ") + "\n"},
+		{
+			"behind reject", "-A FORWARD -i x -j DROP\n-A FORWARD -j REJECT\n-A " + jump + "\n",
+			"-D " + jump + "\n-I FORWARD 2 " + strings.TrimPrefix(jump, "FORWARD ") + "\n",
+		},
+		{
+			"twice", "-A " + jump + "\n-A FORWARD -j DROP\n-A " + jump + "\n",
+			"-D " + jump + "\n-D " + jump + "\n-I FORWARD 1 " + strings.TrimPrefix(jump, "FORWARD ") + "\n",
+		},
 		{"without comment", "-A FORWARD -j FLANNEL-FWD\n", "-D FORWARD -j FLANNEL-FWD\n-A " + jump + "\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -286,7 +292,7 @@ func TestLegacy(t *testing.T) {
 	}
 	for _, f := range addr.Families() {
 		for _, to := range []string{"remote", "outside"} {
-			if !lab.TCP(t, lab.Site("container"), lab.Site(to), f, filtertest.Arrives) {
+			if !lab.TCP(t, filtertest.Path{From: "container", To: to, Family: f}, filtertest.Arrives) {
 				t.Errorf("%s: TCP from container to %s does not pass", f, to)
 			}
 		}

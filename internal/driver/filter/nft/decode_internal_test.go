@@ -47,11 +47,17 @@ func TestDecodeOtherWords(t *testing.T) {
 		want  state.Rule
 		ok    bool
 	}{
-		"short load": {[]expr.Any{src(2), &expr.Cmp{Op: expr.CmpOpEq, Data: []byte{10, 5}}, accept},
-			state.Rule{Src: match("10.5.0.0/16", false), Verdict: state.Accept}, true},
+		"short load": {
+			[]expr.Any{src(2), &expr.Cmp{Op: expr.CmpOpEq, Data: []byte{10, 5}}, accept},
+			state.Rule{Src: match("10.5.0.0/16", false), Verdict: state.Accept},
+			true,
+		},
 		"counter": {[]expr.Any{&expr.Counter{}, accept}, state.Rule{Verdict: state.Accept}, true},
-		"whole mark": {[]expr.Any{&expr.Meta{Key: expr.MetaKeyMARK}, &expr.Cmp{Op: expr.CmpOpEq, Data: []byte{0, 0x40, 0, 0}}, accept},
-			state.Rule{}, false},
+		"whole mark": {
+			[]expr.Any{&expr.Meta{Key: expr.MetaKeyMARK}, &expr.Cmp{Op: expr.CmpOpEq, Data: []byte{0, 0x40, 0, 0}}, accept},
+			state.Rule{},
+			false,
+		},
 		"other meta":     {[]expr.Any{&expr.Meta{Key: expr.MetaKeyIIF}, &expr.Cmp{Op: expr.CmpOpEq, Data: []byte{1, 0, 0, 0}}, accept}, state.Rule{}, false},
 		"greater":        {[]expr.Any{src(2), &expr.Cmp{Op: expr.CmpOpGt, Data: []byte{10, 5}}, accept}, state.Rule{}, false},
 		"holed mask":     {[]expr.Any{src(2), &expr.Bitwise{Mask: []byte{0xf0, 0xff}, Xor: []byte{0, 0}}, &expr.Cmp{Op: expr.CmpOpEq, Data: []byte{0, 5}}, accept}, state.Rule{}, false},

@@ -28,23 +28,55 @@ func TestHostRules(t *testing.T) {
 	}{
 		{"no chain", nil, "", ""},
 		{"appended", []string{"iptables -A FORWARD -i x -j DROP"}, "FORWARD", "-i x -j DROP|" + pair},
-		{"before reject", []string{"iptables -A FORWARD -i x -j ACCEPT", "iptables -A FORWARD -j REJECT"}, "FORWARD",
-			"-i x -j ACCEPT|" + pair + "|-j REJECT --reject-with icmp-port-unreachable"},
-		{"comment is no condition", []string{"iptables -A FORWARD -m comment --comment all -j DROP"}, "FORWARD",
-			pair + "|-m comment --comment all -j DROP"},
-		{"docker", []string{"iptables -N DOCKER-USER", "iptables -A FORWARD -j DOCKER-USER",
-			"iptables -A DOCKER-USER -s 192.0.2.1 -j DROP", "iptables -A DOCKER-USER -j RETURN"}, "DOCKER-USER",
-			"-s 192.0.2.1/32 -j DROP|" + pair + "|-j RETURN"},
-		{"docker not reached", []string{"iptables -N DOCKER-USER", "iptables -A FORWARD -i x -j ACCEPT"}, "FORWARD",
-			"-i x -j ACCEPT|" + pair},
-		{"policy behind docker", []string{"iptables -N DOCKER-USER", "iptables -N policy",
-			"iptables -A FORWARD -j DOCKER-USER", "iptables -A FORWARD -j policy"}, "FORWARD",
-			"-j DOCKER-USER|-j policy|" + pair},
-		{"refusal behind docker", []string{"iptables -N DOCKER-USER",
-			"iptables -A FORWARD -j DOCKER-USER", "iptables -A FORWARD -i x -j DROP"}, "FORWARD",
-			"-j DOCKER-USER|-i x -j DROP|" + pair},
-		{"policy before docker", []string{"iptables -N DOCKER-USER", "iptables -N policy",
-			"iptables -A FORWARD -j policy", "iptables -A FORWARD -j DOCKER-USER"}, "DOCKER-USER", pair},
+		{
+			"before reject",
+			[]string{"iptables -A FORWARD -i x -j ACCEPT", "iptables -A FORWARD -j REJECT"},
+			"FORWARD",
+			"-i x -j ACCEPT|" + pair + "|-j REJECT --reject-with icmp-port-unreachable",
+		},
+		{
+			"comment is no condition",
+			[]string{"iptables -A FORWARD -m comment --comment all -j DROP"},
+			"FORWARD",
+			pair + "|-m comment --comment all -j DROP",
+		},
+		{
+			"docker",
+			[]string{
+				"iptables -N DOCKER-USER", "iptables -A FORWARD -j DOCKER-USER",
+				"iptables -A DOCKER-USER -s 192.0.2.1 -j DROP", "iptables -A DOCKER-USER -j RETURN",
+			},
+			"DOCKER-USER",
+			"-s 192.0.2.1/32 -j DROP|" + pair + "|-j RETURN",
+		},
+		{
+			"docker not reached",
+			[]string{"iptables -N DOCKER-USER", "iptables -A FORWARD -i x -j ACCEPT"},
+			"FORWARD",
+			"-i x -j ACCEPT|" + pair,
+		},
+		{
+			"policy behind docker",
+			[]string{
+				"iptables -N DOCKER-USER", "iptables -N policy",
+				"iptables -A FORWARD -j DOCKER-USER", "iptables -A FORWARD -j policy",
+			},
+			"FORWARD",
+			"-j DOCKER-USER|-j policy|" + pair,
+		},
+		{
+			"refusal behind docker",
+			[]string{
+				"iptables -N DOCKER-USER",
+				"iptables -A FORWARD -j DOCKER-USER", "iptables -A FORWARD -i x -j DROP",
+			},
+			"FORWARD",
+			"-j DOCKER-USER|-i x -j DROP|" + pair,
+		},
+		{"policy before docker", []string{
+			"iptables -N DOCKER-USER", "iptables -N policy",
+			"iptables -A FORWARD -j policy", "iptables -A FORWARD -j DOCKER-USER",
+		}, "DOCKER-USER", pair},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ns := filtertest.NewSpace(t)

@@ -1,0 +1,136 @@
+package traffic_test
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/config"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/traffic"
+)
+
+func inputs(o traffic.Options) traffic.Inputs {
+	return traffic.Inputs{
+		Network: config.Network{Pools: addr.Pair(
+			config.Pool{Network: netip.MustParsePrefix("10.5.0.0/16")},
+			config.Pool{Network: netip.MustParsePrefix("fc00:5::/48")},
+		)},
+		Self: lease.Lease{Subnets: addr.Pair(
+			netip.MustParsePrefix("10.5.14.0/24"), netip.MustParsePrefix("fc00:5:0:44::/64"))},
+		Node:    facts.Node{Uplink: facts.Link{Name: "eth0"}},
+		Tunnels: []string{"flannel.1"},
+		Options: o,
+	}
+}
+
+func TestJudge(t *testing.T) {
+	set := traffic.Desire(inputs(traffic.Options{Masquerade: true, Forward: true, Mode: state.ModeNFTables}))
+	const (
+		own, remote, outside    = "10.5.14.5", "10.5.9.5", "192.0.2.1"
+		own6, remote6, outside6 = "fc00:5:0:44::5", "fc00:5:0:9::5", "2001:db8::1"
+	)
+	for _, c := range []struct {
+		src, dst         string
+		mark             uint32
+		masquerade, pass bool
+	}{
+		{own, remote, 0, false, true},
+		{remote, own, 0, false, true},
+		{own, own, 0, false, true},
+		{own, outside, 0, true, true},
+		{remote, outside, 0, true, true},
+		{outside, own, 0, false, true},
+		{outside, remote, 0, true, true},
+		{outside, "198.51.100.1", 0, false, false},
+		{own, "224.0.0.251", 0, false, true},
+		{remote, "224.0.0.251", 0, false, true},
+		{own, outside, 0x4000, false, true},
+		{own, outside, 0xc000, false, true},
+		{own, outside, 0x8000, true, true},
+		{outside, remote, 0x4000, false, true},
+		{own6, remote6, 0, false, true},
+		{own6, outside6, 0, true, true},
+		{outside6, own6, 0, false, true},
+		{outside6, remote6, 0, true, true},
+		{own6, "ff02::fb", 0, false, true},
+	} {
+		p := traffic.Packet{Src: netip.MustParseAddr(c.src), Dst: netip.MustParseAddr(c.dst), Mark: c.mark}
+		i := slices.IndexFunc(set.Filters, func(f state.Filter) bool { return f.Family == addr.Of(p.Src) })
+		got := traffic.Judge(set.Filters[i], p)
+		if want := (traffic.Judgement{Masqueraded: c.masquerade, Accepted: c.pass}); got != want {
+			t.Errorf("%s to %s mark %#x: %+v, want %+v", c.src, c.dst, c.mark, got, want)
+		}
+	}
+}
+
+func TestFiltersFollowOptions(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		o            traffic.Options
+		filters      int
+		nat, forward int
+		verdict      state.Verdict
+	}{
+		{"nothing", traffic.Options{}, 0, 0, 0, ""},
+		{"forward", traffic.Options{Forward: true}, 2, 0, 2, ""},
+		{"masquerade", traffic.Options{Masquerade: true}, 2, 6, 0, state.Masquerade},
+		{"random", traffic.Options{Masquerade: true, RandomFully: true}, 2, 6, 0, state.MasqueradeRandom},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.o.Mode = state.ModeIPTables
+			set := traffic.Desire(inputs(c.o))
+			if len(set.Filters) != c.filters {
+				t.Fatalf("%d filters, want %d", len(set.Filters), c.filters)
+			}
+			for _, f := range set.Filters {
+				check(t, f, c.nat, c.forward)
+				if c.nat > 0 && f.Postrouting[5].Verdict != c.verdict {
+					t.Errorf("verdict %s, want %s", f.Postrouting[5].Verdict, c.verdict)
+				}
+			}
+		})
+	}
+}
+
+func check(t *testing.T, f state.Filter, nat, forward int) {
+	t.Helper()
+	if f.Mode != state.ModeIPTables || len(f.Postrouting) != nat || len(f.Forward) != forward {
+		t.Errorf("%s", f)
+	}
+}
+
+func TestFamilyWithoutSubnetGetsNothing(t *testing.T) {
+	in := inputs(traffic.Options{Masquerade: true, Forward: true})
+	in.Self.Subnets.Put(addr.IPv4, netip.Prefix{})
+	set := traffic.Desire(in)
+	if len(set.Filters) != 1 || set.Filters[0].Family != addr.IPv6 {
+		t.Errorf("filters %v, want one for IPv6", set.Filters)
+	}
+	for _, s := range set.Sysctls {
+		if s.Path != "net/ipv6/conf/all/forwarding" {
+			t.Errorf("unexpected %s", s)
+		}
+	}
+}
+
+// TestForwarding: the switch of all IPv6 devices must not come in the same
+// pass as the first raise of accept_ra, whatever the order within a pass.
+func TestForwarding(t *testing.T) {
+	perLink := []string{"sysctl net/ipv4/conf/eth0/forwarding = 1", "sysctl net/ipv4/conf/flannel.1/forwarding = 1"}
+	const raise, all = "sysctl net/ipv6/conf/eth0/accept_ra = 2", "sysctl net/ipv6/conf/all/forwarding = 1"
+	for acceptRA, want := range map[int][]string{0: {all}, 1: {raise}, 2: {raise, all}} {
+		in := inputs(traffic.Options{})
+		in.Node.AcceptRA = acceptRA
+		var got []string
+		for _, s := range traffic.Desire(in).Sysctls {
+			got = append(got, s.String())
+		}
+		if !slices.Equal(got, slices.Concat(perLink, want)) {
+			t.Errorf("accept_ra %d: %q", acceptRA, got)
+		}
+	}
+}
