@@ -10,6 +10,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/flannel-ng/flannel-ng/internal/control"
+	"github.com/flannel-ng/flannel-ng/internal/options"
 )
 
 func TestMain(m *testing.M) {
@@ -64,4 +67,18 @@ func startEtcd(t *testing.T) string {
 		t.Fatal("etcd did not start in a minute")
 	}
 	return at.String()
+}
+
+// Daemon and flannelctl look for each other in the same place.
+func TestSocketIsTheDaemons(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"/run/flannel/subnet.env", "/run/second/subnet.env", "/run/flannel/odd"} {
+		o, err := options.Parse([]string{"--subnet-file", file}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := control.SocketPath(o.SubnetFile); got != o.ControlSocket {
+			t.Errorf("flannelctl looks at %s, flanneld listens on %s", got, o.ControlSocket)
+		}
+	}
 }

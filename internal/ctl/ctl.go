@@ -95,7 +95,7 @@ Exit codes: 0 done, 1 error, 3 not ready (status).`,
 	root.SetErr(env.Stderr)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.socket, "socket", control.SocketPath(state.DefaultSubnetFile),
-		"control socket of flanneld: its --subnet-file with .sock behind")
+		"control socket of flanneld, its --control-socket")
 	flags.VarP(&a.output, "output", "o", "table for people, json for programs")
 	a.store.register(flags)
 	root.AddCommand(
