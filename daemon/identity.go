@@ -72,13 +72,20 @@ func hostID(path string) (string, error) {
 }
 
 func newHostID(path string) (string, error) {
-	b := make([]byte, hostIDBytes)
-	if _, err := rand.Read(b); err != nil {
-		return "", fmt.Errorf("host id: %w", err)
+	id, err := randomID()
+	if err != nil {
+		return "", err
 	}
-	id := hex.EncodeToString(b)
 	if err := renameio.WriteFile(path, []byte(id+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("host id: %w", err)
 	}
 	return id, nil
+}
+
+func randomID() (string, error) {
+	b := make([]byte, hostIDBytes)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("host id: %w", err)
+	}
+	return hex.EncodeToString(b), nil
 }

@@ -23,8 +23,9 @@ import (
 // Config is what an engine is made from.
 type Config struct {
 	World World
-	// Drivers in the order of kinds, all but files.
-	Drivers []reconcile.Driver
+	// NewDrivers makes the drivers in the order of kinds, all but files, for
+	// the cluster networks given.
+	NewDrivers func(networks []netip.Prefix) []reconcile.Driver
 	// Files writes subnet.env once everything of our own is in place.
 	Files      reconcile.Driver
 	NewBackend func(backend.Setup) (backend.Backend, []string, error)
@@ -37,6 +38,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Event records what happened, for flannelctl events.
 	Event func(kind, text string)
+	// Ready is told when readiness changes, from the engine's goroutine.
+	Ready func(bool)
 	// Base is the part of the status that never changes.
 	Base report.Status
 }
@@ -52,6 +55,7 @@ type Engine struct {
 	network  *config.Network
 	seen     []byte // config bytes last looked at
 	backend  backend.Backend
+	drivers  []reconcile.Driver
 	warnings []string
 
 	failing map[state.Key]string // failures already logged
@@ -114,7 +118,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case req := <-e.plans:
-			changes, err := e.plan(req.ctx)
+			changes, err := e.Preview(req.ctx)
 			req.answer <- planAnswer{changes, err}
 			continue
 		case <-e.bell:
@@ -182,7 +186,7 @@ func (e *Engine) pass(ctx context.Context) error {
 		return nil
 	}
 	live := in.Snapshot.Synced && !in.Snapshot.Origin.LastKnownGood
-	out := reconcile.Execute(ctx, e.cfg.Drivers, &want.Set, live)
+	out := reconcile.Execute(ctx, e.drivers, &want.Set, live)
 	if ctx.Err() != nil {
 		return nil // stopping: what was cut short is no failure
 	}
@@ -197,8 +201,9 @@ func (e *Engine) pass(ctx context.Context) error {
 	return nil
 }
 
-// plan is a pass that changes nothing.
-func (e *Engine) plan(ctx context.Context) ([]report.Change, error) {
+// Preview is a pass that changes nothing. It must not be called while Run runs:
+// that is what Plan is for.
+func (e *Engine) Preview(ctx context.Context) ([]report.Change, error) {
 	in, reason, err := e.look(ctx)
 	if err != nil {
 		return nil, err
@@ -211,7 +216,7 @@ func (e *Engine) plan(ctx context.Context) ([]report.Change, error) {
 		return nil, err
 	}
 	want.Set.Files = append(want.Set.Files, want.File)
-	changes, err := reconcile.Plan(ctx, append(slices.Clone(e.cfg.Drivers), e.cfg.Files), &want.Set)
+	changes, err := reconcile.Plan(ctx, append(slices.Clone(e.drivers), e.cfg.Files), &want.Set)
 	var out []report.Change
 	for _, c := range changes {
 		out = append(out, report.Change{Op: string(c.Op), Object: c.Object.String(), Was: c.Was})
@@ -281,6 +286,11 @@ func (e *Engine) configure(raw []byte) (reason string) {
 		return "network config: " + err.Error()
 	}
 	e.network, e.backend, e.seen = &network, b, slices.Clone(raw)
+	var networks []netip.Prefix
+	for _, f := range network.Families() {
+		networks = append(networks, network.Pools.At(f).Network)
+	}
+	e.drivers = e.cfg.NewDrivers(networks)
 	for _, w := range append(network.Warnings, warnings...) {
 		e.warn("network config: " + w)
 	}

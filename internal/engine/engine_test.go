@@ -105,6 +105,7 @@ type rig struct {
 	world  *world
 	mem    map[state.Kind]*reconciletest.Memory
 	events []string
+	ready  []bool
 }
 
 func newRig(t *testing.T) *rig {
@@ -123,9 +124,11 @@ func newRig(t *testing.T) *rig {
 	}
 	r.mem[state.KindFile] = &reconciletest.Memory{Of: state.KindFile}
 	r.Engine = engine.New(engine.Config{
-		World: r.world, Drivers: drivers, Files: r.mem[state.KindFile], NewBackend: all.New,
-		Policy: engine.Policy{SubnetFile: "/run/flannel/subnet.env", Traffic: traffic.Options{Masquerade: true, Forward: true}},
-		Resync: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
+		World: r.world, Files: r.mem[state.KindFile], NewBackend: all.New,
+		NewDrivers: func([]netip.Prefix) []reconcile.Driver { return drivers },
+		Ready:      func(ready bool) { r.ready = append(r.ready, ready) },
+		Policy:     engine.Policy{SubnetFile: "/run/flannel/subnet.env", Traffic: traffic.Options{Masquerade: true, Forward: true}},
+		Resync:     5 * time.Second, Log: slog.New(slog.DiscardHandler),
 		Event: func(_, text string) { r.events = append(r.events, text) },
 	})
 	return r
@@ -195,6 +198,9 @@ func TestReadyOnlyWhenOwnObjectsStand(t *testing.T) {
 			r.settle()
 			if s := r.Status(); !s.Ready || len(s.Peers) != 2 {
 				t.Errorf("not ready: %+v", s)
+			}
+			if !slices.Equal(r.ready, []bool{true}) {
+				t.Errorf("readiness told: %v", r.ready)
 			}
 			f, _ := r.file(t)
 			if want := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"; f.Content != want {

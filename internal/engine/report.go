@@ -117,7 +117,7 @@ func (e *Engine) noteFailures(out reconcile.Outcome) {
 
 // publish makes the report of a pass that ran.
 func (e *Engine) publish(in Inputs, want Desired, out reconcile.Outcome, reasons []string, start time.Time) {
-	if in.Own.State == lease.Lost || in.Own.State == lease.Pending {
+	if in.Own.State != lease.Owned {
 		reasons = append([]string{in.Own.Reason}, reasons...)
 	}
 	s := e.base
@@ -184,6 +184,9 @@ func (e *Engine) store(s report.Status) {
 	last := e.status.Swap(&s)
 	if last == nil || last.Ready == s.Ready && slices.Equal(last.NotReady, s.NotReady) {
 		return
+	}
+	if last.Ready != s.Ready {
+		e.cfg.Ready(s.Ready)
 	}
 	if s.Ready {
 		e.cfg.Log.Info("ready", "subnets", s.Lease.Subnets, "peers", len(s.Peers))

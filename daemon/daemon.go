@@ -1,0 +1,181 @@
+// Package daemon wires flanneld together: store, keeper, engine, drivers, and
+// what they show. It owns the order of start and stop and decides nothing.
+//
+// It is the one package outside internal, so that another program can embed a
+// daemon. Called by cmd/flanneld.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flannel-ng/flannel-ng/internal/control"
+	"github.com/flannel-ng/flannel-ng/internal/engine"
+	"github.com/flannel-ng/flannel-ng/internal/events"
+	"github.com/flannel-ng/flannel-ng/internal/keeper"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/metrics"
+	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/probe"
+	"github.com/flannel-ng/flannel-ng/internal/report"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/web"
+)
+
+// Config is a daemon's setup.
+type Config struct {
+	Options options.Options
+	Log     *slog.Logger
+	Version string
+	Out     io.Writer // the plan of a dry run goes here
+}
+
+// closing is how long an orderly stop may take to tell the store.
+const closing = 3 * time.Second
+
+// Run runs a daemon until ctx ends, and then stops it in order: what is in the
+// kernel and the lease stay, the session ends.
+func Run(ctx context.Context, c Config) error {
+	for _, w := range c.Options.Warnings {
+		c.Log.Warn("option", "text", w)
+	}
+	c.Log.Info("flanneld starts", "version", c.Version, "options", c.Options)
+	if c.Options.DryRun {
+		return dryRun(ctx, c)
+	}
+	// The health port first: a start that hangs must be visible.
+	health, err := web.Listen(ctx, c.Options.Healthz)
+	if err != nil {
+		return fmt.Errorf("health port: %w", err)
+	}
+	socket, err := control.Listen(ctx, c.Options.ControlSocket)
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	id, err := openIdentity(c.Options.StateDir)
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
+	err = run(ctx, c, id, health, socket)
+	return errors.Join(err, id.close())
+}
+
+func run(ctx context.Context, c Config, id *identity, health *web.Server, socket net.Listener) error {
+	stores, err := openStore(ctx, c, id)
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
+	p := newParts(c, id, stores)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return health.Serve(ctx, web.Handler(web.Answers{
+			Stuck: p.stuck, Status: p.Status, Metrics: metrics.Handler(metrics.New(p.Status, time.Now)),
+		}))
+	})
+	g.Go(func() error { return control.Serve(ctx, socket, p) })
+	g.Go(func() error { return stopped(stores.watched.Watch(ctx, p.picture)) })
+	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
+	g.Go(func() error { return stopped(probe.Watch(ctx, p.engine.Ring)) })
+	g.Go(func() error { return stopped(p.engine.Run(ctx)) })
+	err = g.Wait()
+	c.Log.Info("flanneld stops; lease, devices and rules stay")
+	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
+	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
+	defer cancel()
+	return errors.Join(err, stores.close(bye))
+}
+
+// stopped turns the end of a context into success: it is how a daemon stops.
+func stopped(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// parts are the things that the loops share.
+type parts struct {
+	log    *slog.Logger
+	world  *world
+	engine *engine.Engine
+	ring   *events.Ring
+	stores *stores
+}
+
+func newParts(c Config, id *identity, st *stores) *parts {
+	p := &parts{log: c.Log, ring: events.New(events.DefaultLimit, time.Now), stores: st}
+	owner := state.OwnerOf(c.Options.SubnetFile)
+	p.world = &world{opts: c.Options, owner: owner, hostID: id.host}
+	p.engine = newEngine(c, p, p.world, owner, id.host)
+	p.world.keeper = keeper.New(st.watched, keeper.Options{
+		HostID: id.host, RenewMargin: c.Options.RenewMargin, Grace: c.Options.LostLeaseGrace,
+		Seed: seed(id.host), Log: c.Log, Changed: p.engine.Ring,
+	})
+	return p
+}
+
+// picture takes a new picture of the store.
+func (p *parts) picture(s lease.Snapshot) {
+	p.world.snapshot.Store(&s)
+	p.world.keeper.Snapshot(s)
+	p.engine.Ring()
+}
+
+// ready tells the supervisor, once there is something to depend on.
+func (p *parts) ready(ready bool) {
+	if !ready {
+		return
+	}
+	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
+		p.log.Warn("the supervisor cannot be told that we are ready", "err", err)
+	}
+}
+
+// Status implements control.Source.
+func (p *parts) Status() report.Status {
+	s := p.engine.Status()
+	s.Store.Kind = "etcd"
+	if err := p.stores.health(); err != nil {
+		s.Store.Error = err.Error()
+	}
+	return s
+}
+
+// Plan implements control.Source.
+func (p *parts) Plan(ctx context.Context) ([]report.Change, error) { return p.engine.Plan(ctx) }
+
+// Events implements control.Source.
+func (p *parts) Events() []report.Event { return p.ring.List(time.Time{}) }
+
+// silence is how long a loop may show no life. A pass may run slow tools, but
+// never this long.
+const silence = 2 * time.Minute
+
+func (p *parts) stuck() []string {
+	if quiet := time.Since(p.engine.Beat()); quiet > silence {
+		return []string{fmt.Sprintf("the reconcile loop has shown no life for %s", quiet.Round(time.Second))}
+	}
+	return nil
+}
+
+func base(c Config, owner state.Owner, host string) report.Status {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "?"
+	}
+	s := report.Status{Version: c.Version, Instance: owner.Instance, HostID: host, Hostname: name, Started: time.Now()}
+	if ipv4, ipv6 := probe.BridgeNetfilter(); !ipv4 || !ipv6 {
+		s.Warnings = append(s.Warnings, "br_netfilter is not loaded: traffic between containers on one bridge "+
+			"passes no firewall rule (modprobe br_netfilter if a proxy or policy needs it)")
+	}
+	return s
+}

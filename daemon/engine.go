@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	backends "github.com/flannel-ng/flannel-ng/internal/backend/all"
+	drivers "github.com/flannel-ng/flannel-ng/internal/driver/all"
+	"github.com/flannel-ng/flannel-ng/internal/driver/file"
+	"github.com/flannel-ng/flannel-ng/internal/driver/filter/ipt"
+	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
+	"github.com/flannel-ng/flannel-ng/internal/engine"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/subnetenv"
+	"github.com/flannel-ng/flannel-ng/internal/traffic"
+)
+
+func newEngine(c Config, p *parts, w engine.World, owner state.Owner, host string) *engine.Engine {
+	return engine.New(engine.Config{
+		World: w,
+		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
+			kernel := drivers.All(drivers.Options{Owner: owner, Networks: networks})
+			return append(kernel,
+				nft.New(nft.Options{Owner: owner, Log: c.Log}),
+				ipt.New(ipt.Options{Owner: owner, Log: c.Log}))
+		},
+		Files:      file.New(),
+		NewBackend: backends.New,
+		Owner:      owner,
+		Policy: engine.Policy{
+			Traffic: traffic.Options{
+				Masquerade: c.Options.IPMasq, RandomFully: c.Options.RandomFully, Forward: c.Options.ForwardRules,
+			},
+			Blackhole:  c.Options.Blackhole,
+			SubnetFile: c.Options.SubnetFile,
+		},
+		Previous: previousSubnets(c.Log, c.Options.SubnetFile),
+		Resync:   c.Options.Resync,
+		Log:      c.Log,
+		Event:    p.ring.Add,
+		Ready:    p.ready,
+		Base:     base(c, owner, host),
+	})
+}
+
+// previousSubnets are those that this host had, by the file it left: the
+// containers on it still use them.
+func previousSubnets(log *slog.Logger, path string) addr.ByFamily[netip.Prefix] {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return addr.ByFamily[netip.Prefix]{}
+	}
+	if err != nil {
+		log.Warn("previous subnet file is not readable", "err", err)
+		return addr.ByFamily[netip.Prefix]{}
+	}
+	env, err := subnetenv.Parse(raw)
+	if err != nil {
+		log.Warn("previous subnet file is not understood", "path", path, "err", err)
+	}
+	for _, f := range addr.Families() {
+		if p := env.Subnets.At(f); p.IsValid() {
+			env.Subnets.Put(f, p.Masked())
+		}
+	}
+	return env.Subnets
+}
+
+// seed spreads what hosts would otherwise do at the same moment.
+func seed(host string) uint64 {
+	b, err := hex.DecodeString(host)
+	if err != nil || len(b) < 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}

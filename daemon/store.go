@@ -1,0 +1,53 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
+	"github.com/flannel-ng/flannel-ng/internal/store/lastgood"
+)
+
+// stores is the lease store as the daemon holds it.
+type stores struct {
+	client  *etcd.Client
+	inner   *etcd.Store
+	watched lease.Store // inner behind the last-known-good file
+}
+
+func openStore(ctx context.Context, c Config, id *identity) (*stores, error) {
+	client, err := etcd.Dial(ctx, etcdConfig(c.Options))
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	inner := etcd.New(client, etcd.Options{HostID: id.host, BootID: id.boot, Log: c.Log})
+	return &stores{client: client, inner: inner, watched: lastgood.New(inner, lastgood.Options{
+		Path:     filepath.Join(c.Options.StateDir, "last-known-good.json"),
+		Identity: strings.Join(c.Options.Etcd.Endpoints, ",") + c.Options.Etcd.Prefix,
+		Log:      c.Log,
+	})}, nil
+}
+
+func etcdConfig(o options.Options) etcd.ClientConfig {
+	return etcd.ClientConfig{
+		Endpoints: o.Etcd.Endpoints, Prefix: o.Etcd.Prefix,
+		CAFile: o.Etcd.CAFile, CertFile: o.Etcd.CertFile, KeyFile: o.Etcd.KeyFile,
+		Username: o.Etcd.Username, Password: o.Etcd.Password.Reveal(),
+	}
+}
+
+// health is why the picture is not live, or nil.
+func (s *stores) health() error { return s.inner.Health().Err }
+
+// close ends the session, so that a successor need not wait for its expiry.
+func (s *stores) close(ctx context.Context) error {
+	if err := s.inner.Close(ctx); err != nil {
+		return errors.Join(fmt.Errorf("end the session in the store: %w", err), s.client.Close())
+	}
+	return s.client.Close()
+}
