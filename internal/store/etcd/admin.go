@@ -12,7 +12,6 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
-	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 // What an operator may be told.
@@ -119,7 +118,7 @@ func (a *Admin) Reserve(ctx context.Context, subnets addr.ByFamily[netip.Prefix]
 	if err := fits(p.entries[configKey].Value, subnets, public); err != nil {
 		return err
 	}
-	key := subnetsDir + subnetkey.Format(subnets)
+	key := subnetsDir + FormatKey(subnets)
 	if l, ok := p.items[key]; ok {
 		if _, same := sharedAddress(l.Public, public); !same {
 			return fmt.Errorf("reserve %s: held by %s: %w", l.Key, l.Node(), ErrOverlap)
@@ -129,7 +128,7 @@ func (a *Admin) Reserve(ctx context.Context, subnets addr.ByFamily[netip.Prefix]
 		}
 		return a.rebind(ctx, p, l, 0)
 	}
-	return a.reserveNew(ctx, p, key, lease.Lease{Key: subnetkey.Format(subnets), Subnets: subnets, Public: public})
+	return a.reserveNew(ctx, p, key, lease.Lease{Key: FormatKey(subnets), Subnets: subnets, Public: public})
 }
 
 // fits judges a reservation by the network config.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
-	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 const (
@@ -70,7 +69,7 @@ func (s *Store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 	if !a.sent {
 		s.client.revoke(ctx, a.grant)
 	}
-	return lease.Held{}, fmt.Errorf("claim %s: %w", subnetkey.Format(c.Subnets), errContest)
+	return lease.Held{}, fmt.Errorf("claim %s: %w", FormatKey(c.Subnets), errContest)
 }
 
 func check(c lease.Claim) (value string, err error) {
@@ -163,7 +162,7 @@ func (a *attempt) finish(ctx context.Context, pl plan, e kv.Entry) (lease.Held, 
 	s := a.store
 	h := lease.Held{
 		Lease: lease.Lease{
-			Key: subnetkey.Format(a.claim.Subnets), Subnets: a.claim.Subnets,
+			Key: FormatKey(a.claim.Subnets), Subnets: a.claim.Subnets,
 			Public: a.claim.Public, Offer: a.claim.Offer, Owner: s.options.HostID,
 			Reserved: e.Lease == 0, Created: e.Create, Modified: e.Mod,
 		},
@@ -239,7 +238,7 @@ func (s *Store) readUntil(ctx context.Context) (*picture, error) {
 func (s *Store) Release(ctx context.Context, h lease.Held) error {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	key := subnetsDir + subnetkey.Format(h.Subnets)
+	key := subnetsDir + FormatKey(h.Subnets)
 	retry := backoff{first: retryFirst, last: retryLast, dice: s.dice}
 	sent := false
 	for range claimTries {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/store/subnetkey"
 )
 
 // This file is the one place that knows what our keys and values look like
@@ -34,6 +35,12 @@ var (
 	errCanonical = errors.New("not in canonical form")
 	errFamily    = errors.New("wrong address family")
 )
+
+// FormatKey is the name of a lease of these subnets, without its directory.
+func FormatKey(subnets addr.ByFamily[netip.Prefix]) string { return subnetkey.Format(subnets) }
+
+// ParseKey is the inverse of FormatKey.
+func ParseKey(key string) (addr.ByFamily[netip.Prefix], error) { return subnetkey.Parse(key) }
 
 // value is flannel's lease value; the order of the fields is the order of the
 // bytes.

@@ -133,7 +133,7 @@ func (p *picture) set(key string, e kv.Entry) {
 
 func (p *picture) setLease(key string, e kv.Entry) error {
 	name := strings.TrimPrefix(key, subnetsDir)
-	subnets, err := subnetkey.Parse(name)
+	subnets, err := ParseKey(name)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
 // newPlan decides whether host may have what it claims. With an error the plan
 // still tells how the lease stands.
 func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
-	key := subnetsDir + subnetkey.Format(c.Subnets)
+	key := subnetsDir + FormatKey(c.Subnets)
 	old := p.entries[key]
 	pl := plan{key: key, old: old, host: host, reserved: old.Mod != 0 && old.Lease == 0}
 	if l, ok := p.items[key]; ok {
@@ -63,7 +63,7 @@ func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
 }
 
 func (pl *plan) create(p *picture, c lease.Claim) error {
-	wanted := lease.Lease{Key: subnetkey.Format(c.Subnets), Subnets: c.Subnets}
+	wanted := lease.Lease{Key: FormatKey(c.Subnets), Subnets: c.Subnets}
 	if pl.old.Mod != 0 {
 		return fmt.Errorf("%s exists: %w", wanted.Key, lease.ErrTaken)
 	}

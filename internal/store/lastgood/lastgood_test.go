@@ -90,6 +90,7 @@ func remember(t *testing.T, o lastgood.Options, p lease.Snapshot) {
 	inner := newScript()
 	_, stop := run(t, inner, o)
 	inner.pictures <- p
+	synctest.Wait()
 	stop()
 }
 
@@ -214,6 +215,7 @@ func TestWritesAreSpaced(t *testing.T) {
 		unsynced := live("c1/net", 5)
 		unsynced.Synced = false
 		inner.pictures <- unsynced
+		synctest.Wait()
 		stop()
 		if got := rev(); got != 4 {
 			t.Errorf("at the end: revision %d, want 4", got)

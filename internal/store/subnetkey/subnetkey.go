@@ -73,7 +73,7 @@ func ParseHalf(s string, f addr.Family) (netip.Prefix, error) {
 	switch {
 	case err != nil:
 		return netip.Prefix{}, fmt.Errorf("subnet %q: %w", s, err)
-	case addr.Of(p.Addr()) != f:
+	case addr.Of(p.Addr()) != f, p.Addr().Is4In6():
 		return netip.Prefix{}, fmt.Errorf("subnet %q: want %s: %w", s, f, errFamily)
 	case p.Bits() == 0 || p.Bits() >= f.Bits():
 		return netip.Prefix{}, fmt.Errorf("subnet %q: want 1 to %d bits: %w", s, f.Bits()-1, errLength)
