@@ -10,11 +10,6 @@ import (
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
-	"github.com/flannel-ng/flannel-ng/internal/config"
-	"github.com/flannel-ng/flannel-ng/internal/facts"
-	"github.com/flannel-ng/flannel-ng/internal/lease"
-	"github.com/flannel-ng/flannel-ng/internal/state"
-	"github.com/flannel-ng/flannel-ng/internal/traffic"
 )
 
 // Limits on waiting for a packet: generous where it has to come, short where
@@ -24,7 +19,8 @@ const (
 	Absent  = 250 * time.Millisecond
 )
 
-// Lab is one host with the three kinds of neighbours that rules tell apart:
+// Lab is one host with the three kinds of neighbours that rules tell apart, in
+// the addresses of package traffictest:
 //
 //	container (own subnet) ── host ── remote (another host's subnet)
 //	                            └──── outside
@@ -39,31 +35,6 @@ type Site struct {
 	Space   *Space
 	Address addr.ByFamily[netip.Addr]
 	Gateway addr.ByFamily[netip.Addr] // the host's address on the link
-}
-
-// Networks returns the cluster networks of the lab.
-func Networks() config.Network {
-	return config.Network{Pools: addr.Pair(
-		config.Pool{Network: netip.MustParsePrefix("10.5.0.0/16"), SubnetLen: 24},
-		config.Pool{Network: netip.MustParsePrefix("fc00:5::/48"), SubnetLen: 64},
-	)}
-}
-
-// Want returns what the lab's host should look like.
-func Want(o traffic.Options) *state.Set {
-	set := traffic.Desire(traffic.Inputs{
-		Network: Networks(),
-		Self: lease.Lease{Subnets: addr.Pair(
-			netip.MustParsePrefix("10.5.14.0/24"), netip.MustParsePrefix("fc00:5:0:44::/64"))},
-		Node:    facts.Node{Uplink: facts.Link{Name: "outside"}},
-		Options: o,
-	})
-	return &set
-}
-
-// All asks for everything that flannel installs with --ip-masq.
-func All(mode state.FilterMode) traffic.Options {
-	return traffic.Options{Masquerade: true, RandomFully: true, Forward: true, Mode: mode}
 }
 
 // NewLab builds the host and its neighbours.

@@ -9,12 +9,16 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/traffic/traffictest"
 )
 
 func TestConformance(t *testing.T) {
 	filtertest.Subject{
-		Mode:      state.ModeIPTables,
-		OtherMode: state.ModeNFTables,
+		Mode:        state.ModeIPTables,
+		OtherMode:   state.ModeNFTables,
+		Want:        traffictest.Want,
+		ForwardOnly: traffictest.ForwardOnly,
+		Masquerades: traffictest.Masquerades,
 		New: func(o state.Owner, log *slog.Logger) reconcile.Driver {
 			return ipt.New(ipt.Options{Owner: o, Log: log})
 		},

@@ -14,6 +14,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/ipt"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/traffic/traffictest"
 )
 
 // fake is a host whose programs print what the test says.
@@ -78,7 +79,7 @@ func recorded(t *testing.T, f addr.Family) string {
 // TestInterchangeable: what plain flannel installed is exactly what we want,
 // and what we would install is, line by line, what flannel does.
 func TestInterchangeable(t *testing.T) {
-	want := filtertest.Want(filtertest.All(state.ModeIPTables))
+	want := traffictest.Want(state.ModeIPTables)
 	texts := addr.Pair(recorded(t, addr.IPv4), recorded(t, addr.IPv6))
 	flannels := newDriver(&fake{output: programs("v1.8.9 (nf_tables)", map[string]string{
 		"iptables-save": texts.At(addr.IPv4), "ip6tables-save": texts.At(addr.IPv6),
@@ -122,7 +123,7 @@ func apply(t *testing.T, d reconcile.Driver, want *state.Set) []reconcile.Change
 
 func TestOldIPTables(t *testing.T) {
 	h := &fake{output: programs("v1.6.1", map[string]string{"iptables-save": "", "ip6tables-save": ""})}
-	apply(t, newDriver(h), filtertest.Want(filtertest.All(state.ModeIPTables)))
+	apply(t, newDriver(h), traffictest.Want(state.ModeIPTables))
 	if strings.Contains(h.input[0], "random") || !strings.Contains(h.input[0], "-j MASQUERADE\n") {
 		t.Errorf("1.6.1 knows no --random-fully:\n%s", h.input[0])
 	}
@@ -154,7 +155,7 @@ func TestFlavour(t *testing.T) {
 				out[k] = v
 			}
 			h := &fake{output: out, legacy: c.legacy}
-			want := filtertest.Want(filtertest.All(state.ModeIPTables))
+			want := traffictest.Want(state.ModeIPTables)
 			want.Filters = want.Filters[:1]
 			apply(t, newDriver(h), want)
 			got := slices.DeleteFunc(h.ran, func(s string) bool { return !strings.Contains(s, "restore") })
@@ -167,10 +168,10 @@ func TestFlavour(t *testing.T) {
 
 func TestWithoutIPTables(t *testing.T) {
 	d := newDriver(&fake{})
-	if changes, err := d.Plan(t.Context(), filtertest.Want(filtertest.All(state.ModeNFTables))); err != nil || len(changes) > 0 {
+	if changes, err := d.Plan(t.Context(), traffictest.Want(state.ModeNFTables)); err != nil || len(changes) > 0 {
 		t.Errorf("nftables mode: %v, %v", changes, err)
 	}
-	if _, err := d.Plan(t.Context(), filtertest.Want(filtertest.All(state.ModeIPTables))); err == nil {
+	if _, err := d.Plan(t.Context(), traffictest.Want(state.ModeIPTables)); err == nil {
 		t.Error("iptables mode without iptables is no error")
 	}
 }
@@ -210,7 +211,7 @@ func TestJumps(t *testing.T) {
 			h := &fake{output: programs("v1.8.9 (nf_tables)", map[string]string{
 				"iptables-save": head + content + c.saved + tail,
 			})}
-			want := filtertest.Want(filtertest.All(state.ModeIPTables))
+			want := traffictest.Want(state.ModeIPTables)
 			want.Filters = want.Filters[:1]
 			want.Filters[0].Postrouting = nil
 			apply(t, newDriver(h), want)
@@ -257,7 +258,7 @@ func (c *counting) Run(ctx context.Context, stdin string, argv []string) (string
 func TestCost(t *testing.T) {
 	filtertest.Need(t, "nft", "iptables", "ip6tables")
 	ns, h := filtertest.NewSpace(t), &counting{}
-	d, want := newDriver(h), filtertest.Want(filtertest.All(state.ModeIPTables))
+	d, want := newDriver(h), traffictest.Want(state.ModeIPTables)
 	filtertest.Converge(t, ns, d, want)
 	for _, c := range []struct {
 		name   string
@@ -285,7 +286,7 @@ func TestLegacy(t *testing.T) {
 	filtertest.Need(t, "iptables", "iptables-legacy", "ip6tables-legacy")
 	lab := filtertest.NewLab(t)
 	filtertest.Docker(t, lab.Host, "iptables-legacy", "ip6tables-legacy")
-	d, want := newDriver(nil), filtertest.Want(filtertest.All(state.ModeIPTables))
+	d, want := newDriver(nil), traffictest.Want(state.ModeIPTables)
 	filtertest.Converge(t, lab.Host, d, want)
 	if did := filtertest.Pending(t, lab.Host, newDriver(nil), want); len(did) > 0 {
 		t.Errorf("still wants to change: %v", did)

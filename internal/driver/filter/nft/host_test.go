@@ -9,6 +9,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/filtertest"
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
 	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/traffic/traffictest"
 )
 
 func newDriver() *nft.Driver {
@@ -81,7 +82,7 @@ func TestHostRules(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			ns := filtertest.NewSpace(t)
 			ns.Sh(t, c.setup...)
-			d, want := newDriver(), filtertest.Want(filtertest.All(state.ModeNFTables))
+			d, want := newDriver(), traffictest.Want(state.ModeNFTables)
 			filtertest.Converge(t, ns, d, want)
 			if did := filtertest.Pending(t, ns, newDriver(), want); len(did) > 0 {
 				t.Errorf("still wants to change: %v", did)
@@ -114,7 +115,7 @@ func rulesOf(t *testing.T, ns *filtertest.Space, chain string) string {
 func TestHostRulesRepaired(t *testing.T) {
 	filtertest.Need(t, "iptables", "nft")
 	ns, d := filtertest.NewSpace(t), newDriver()
-	want := filtertest.Want(filtertest.All(state.ModeNFTables))
+	want := traffictest.Want(state.ModeNFTables)
 	ns.Sh(t, "iptables -P FORWARD DROP")
 	filtertest.Converge(t, ns, d, want)
 	before := rulesOf(t, ns, "FORWARD")
@@ -153,7 +154,7 @@ func TestTakeover(t *testing.T) {
 	}
 	ns, d := filtertest.NewSpace(t), newDriver()
 	ns.Sh(t, "nft -f - <<'END'\n"+string(recorded)+"\nEND")
-	want := filtertest.Want(filtertest.All(state.ModeNFTables))
+	want := traffictest.Want(state.ModeNFTables)
 	did := filtertest.Converge(t, ns, d, want)
 	if len(did) != 2 || !strings.Contains(did[0], "update filter nftables IPv4") ||
 		!strings.Contains(did[0], "chain postrtg: rule 1 is another and 1 more") {
@@ -167,7 +168,7 @@ func TestTakeover(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	filtertest.Need(t, "nft", "iptables", "iptables-legacy", "iptables-legacy-save")
 	ns, d := filtertest.NewSpace(t), newDriver()
-	want := filtertest.Want(filtertest.All(state.ModeNFTables))
+	want := traffictest.Want(state.ModeNFTables)
 	if got := warnings(t, ns, d, want); len(got) != 0 {
 		t.Errorf("on an empty host: %v", got)
 	}
