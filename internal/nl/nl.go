@@ -210,33 +210,43 @@ func (c *Conn) dumpOnce(r Request, visit func([]byte) error) error {
 	if _, err := c.sock.SendMessages([]netlink.Message{c.message(r)}); err != nil {
 		return err
 	}
-	var interrupted, done bool
-	var bad error
-	for !done {
-		err := c.receive(func(h header, body []byte) error {
-			if h.seq != c.seq {
-				return nil
-			}
-			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
-			switch h.typ {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				done = true
-				return parseError(h, body)
-			default:
-				if bad == nil {
-					bad = visit(body)
-				}
-				return nil
-			}
-		})
-		if err != nil {
+	a := answer{seq: c.seq, visit: visit}
+	for !a.done {
+		if err := c.receive(a.message); err != nil {
 			return err
 		}
 	}
-	if interrupted {
+	return a.result()
+}
+
+// answer is a dump on its way in.
+type answer struct {
+	seq               uint32
+	visit             func([]byte) error
+	done, interrupted bool
+	bad               error // the first object that could not be decoded
+}
+
+func (a *answer) message(h header, body []byte) error {
+	if h.seq != a.seq {
+		return nil // left over from a dump that was given up
+	}
+	a.interrupted = a.interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
+	if h.typ == unix.NLMSG_DONE || h.typ == unix.NLMSG_ERROR {
+		a.done = true
+		return parseError(h, body)
+	}
+	if a.bad == nil {
+		a.bad = a.visit(body)
+	}
+	return nil
+}
+
+func (a *answer) result() error {
+	if a.interrupted {
 		return ErrInterrupted
 	}
-	return bad
+	return a.bad
 }
 
 // receive reads one datagram and visits its messages.
