@@ -153,19 +153,25 @@ func (s *Server) Expire(id kv.LeaseID) {
 type Backup struct {
 	rev     int64
 	entries map[string]kv.Entry
+	ttls    map[kv.LeaseID]time.Duration
 }
 
-// Backup copies the keys. Grants are not part of it.
+// Backup copies the keys and, as etcd does, the grants with their granted time
+// to live.
 func (s *Server) Backup() Backup {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Backup{rev: s.rev, entries: maps.Clone(s.entries)}
+	b := Backup{rev: s.rev, entries: maps.Clone(s.entries), ttls: map[kv.LeaseID]time.Duration{}}
+	for id, g := range s.grants {
+		b.ttls[id] = g.ttl
+	}
+	return b
 }
 
 // Restore puts the keys back, under another cluster id if cluster is not zero.
 // The revision goes back with them; running watches stay, silent, as etcd's
-// client resumes them. Grants that the keys name and that are gone are made
-// again with a full day.
+// client resumes them. The grants of the backup start anew, later ones are
+// gone.
 func (s *Server) Restore(b Backup, cluster uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,10 +180,12 @@ func (s *Server) Restore(b Backup, cluster uint64) {
 	}
 	s.rev, s.compacted, s.log = b.rev, b.rev, nil
 	s.entries = maps.Clone(b.entries)
-	for _, e := range s.entries {
-		if e.Lease != 0 && s.grants[e.Lease] == nil {
-			s.addGrant(e.Lease, 24*time.Hour)
-		}
+	for _, g := range s.grants {
+		g.timer.Stop()
+	}
+	s.grants = map[kv.LeaseID]*grant{}
+	for id, ttl := range b.ttls {
+		s.addGrant(id, ttl)
 	}
 	s.wakeAll()
 }
