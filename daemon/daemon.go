@@ -55,11 +55,11 @@ func Run(ctx context.Context, c Config) error {
 	// The health port first: a start that hangs must be visible.
 	health, err := web.Listen(ctx, c.Options.Healthz)
 	if err != nil {
-		return fmt.Errorf("health port: %w", err)
+		return err
 	}
 	socket, err := control.Listen(ctx, c.Options.ControlSocket)
 	if err != nil {
-		return fmt.Errorf("control socket: %w", err)
+		return err
 	}
 	id, err := openIdentity(c.Options.StateDir)
 	if err != nil {
