@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -23,6 +24,8 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"start":        command(false, start),
 		"ready":        command(true, ready),
 		"sync":         command(false, syncReplayed),
+		"replace":      command(false, replace),
+		"docker":       command(false, docker),
 		"stop":         command(false, stop),
 		"kill":         command(false, kill),
 		"daemon":       command(true, daemon),
@@ -31,6 +34,8 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"on":           command(true, on),
 		"status":       command(false, status),
 		"subnetenv":    command(true, subnetenv),
+		"subnetof":     command(false, subnetof),
+		"gone":         command(false, gone),
 		"save":         command(false, save),
 		"same":         command(true, same),
 		"cut":          command(false, cut),
@@ -82,6 +87,9 @@ func buildFabric(_ context.Context, s *stage, c call) error {
 	o.Replayed = replayed
 	// The processes outlive this command, so its deadline is not theirs.
 	s.fabric, err = lab.New(context.Background(), o)
+	if err == nil {
+		c.ts.Setenv("ETCD", s.fabric.Etcd.Endpoint)
+	}
 	return err
 }
 
@@ -139,8 +147,23 @@ func start(_ context.Context, s *stage, c call) error {
 	return s.each(names, func(h *lab.Host) error { return h.Start(context.Background(), args...) })
 }
 
+// replace HOST [-- ARGS…]: flanneld takes over from the replayed flannel.
+func replace(_ context.Context, s *stage, c call) error {
+	names, args := c.dashes()
+	return s.each(names, func(h *lab.Host) error {
+		return errors.Join(h.Replace(), h.Start(context.Background(), args...))
+	})
+}
+
+// docker HOSTS…: dockerd's part of the firewall.
+func docker(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return h.Docker(ctx) })
+}
+
 // [!] ready HOSTS…
 func ready(ctx context.Context, s *stage, c call) error {
+	begin := time.Now()
+	defer func() { c.ts.Logf("waited %.2f s", time.Since(begin).Seconds()) }()
 	return s.each(c.args, func(h *lab.Host) error {
 		if !c.neg {
 			return h.WaitReady(ctx)
@@ -317,6 +340,40 @@ func subnetenv(ctx context.Context, s *stage, c call) error {
 	})
 }
 
+// subnetof HOST 4|6 NAME: puts the host's subnet into a variable.
+func subnetof(_ context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	families, err := lab.ParseFamilies(c.arg(1))
+	if err != nil {
+		return err
+	}
+	gateway, err := h.Gateway(families[0])
+	c.ts.Setenv(c.arg(2), gateway.Masked().String())
+	return err
+}
+
+// gone HOST SUBNET: waits until the host has no route to the subnet.
+func gone(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	subnet, err := netip.ParsePrefix(c.arg(1))
+	if err != nil {
+		return err
+	}
+	return lab.Eventually(ctx, func(ctx context.Context) error {
+		has, err := h.HasRoute(ctx, subnet)
+		if has {
+			err = fmt.Errorf("%s still has a route to %s", h.Name, subnet)
+		}
+		return err
+	})
+}
+
 // look takes a picture of what "save" and "same" compare.
 func (s *stage) look(ctx context.Context, what string, h *lab.Host) (string, error) {
 	switch what {
@@ -327,14 +384,14 @@ func (s *stage) look(ctx context.Context, what string, h *lab.Host) (string, err
 		return s.fabric.Picture(ctx, h)
 	case "kernel":
 		return h.Kernel(ctx), nil
-	case "log":
-		return h.Log(), nil
+	case "macs":
+		return h.MACs(ctx)
 	default:
-		return "", fmt.Errorf("cannot look at %q: want subnet, picture, kernel or log", what)
+		return "", fmt.Errorf("cannot look at %q: want subnet, picture, kernel or macs", what)
 	}
 }
 
-// save subnet|picture|kernel|log HOST
+// save subnet|picture|kernel|macs HOST
 func save(ctx context.Context, s *stage, c call) error {
 	h, err := s.fabric.Host(c.arg(1))
 	if err != nil {
@@ -344,7 +401,7 @@ func save(ctx context.Context, s *stage, c call) error {
 	return err
 }
 
-// [!] same subnet|picture|kernel|log HOST: is it as it was saved?
+// [!] same subnet|picture|kernel|macs HOST: is it as it was saved?
 func same(ctx context.Context, s *stage, c call) error {
 	h, err := s.fabric.Host(c.arg(1))
 	if err != nil {

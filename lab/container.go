@@ -65,9 +65,6 @@ func (c *Container) plug(ctx context.Context, outer, inner []string) error {
 	if err := c.Host.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1"); err != nil {
 		return err
 	}
-	if err := c.sysctl(quick()...); err != nil {
-		return err
-	}
 	if err := c.Host.ip(ctx, outer...); err != nil {
 		return fmt.Errorf("attach %s: %w", c.Name, err)
 	}

@@ -30,7 +30,7 @@ func (h *Host) Kernel(ctx context.Context) string {
 		{"nft", "--stateless", "list", "ruleset"},
 		{"iptables-save"},
 		{"ip6tables-save"},
-		{"sysctl", "-a", "-r", `^net\.ipv[46]\.(ip_forward|conf\..*\.(forwarding|accept_ra|rp_filter))`},
+		{"sysctl", "-a", "-r", `^net\.ipv[46]\.(ip_forward|conf\..*\.(forwarding|accept_ra|rp_filter))$`},
 	} {
 		out, err := h.Run(ctx, line...)
 		fmt.Fprintf(&b, "$ %s\n%s", strings.Join(line, " "), withoutVolatile(out))
@@ -41,11 +41,14 @@ func (h *Host) Kernel(ctx context.Context) string {
 	return b.String()
 }
 
-// withoutVolatile drops comments with times and packet counters.
+// withoutVolatile drops comments with times, packet counters and what bridges
+// learned.
 func withoutVolatile(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "#") {
+		learned := strings.Contains(line, " dev ") && strings.Contains(line, " master ") &&
+			!strings.Contains(line, "permanent") // by a bridge, from traffic
+		if strings.HasPrefix(line, "#") || learned {
 			continue
 		}
 		if i := strings.LastIndex(line, " ["); strings.HasPrefix(line, ":") && i > 0 {
@@ -54,6 +57,11 @@ func withoutVolatile(text string) string {
 		b.WriteString(line)
 	}
 	return b.String()
+}
+
+// MACs are the addresses of the host's tunnel devices.
+func (h *Host) MACs(ctx context.Context) (string, error) {
+	return h.Run(ctx, "ip", "-o", "-br", "link", "show", "type", "vxlan")
 }
 
 // Files lists the host's private directories with a hash of each file. The

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 )
@@ -227,5 +226,41 @@ func (h *Host) Readdress(ctx context.Context, to netip.Addr) error {
 	return err
 }
 
-// startup bounds how long a host may take when nothing is wrong.
-const startup = 30 * time.Second
+
+// Replace ends the replay: from now on flanneld runs here, and finds what plain
+// flannel left.
+func (h *Host) Replace() error {
+	if h.replay == nil {
+		return fmt.Errorf("%s does not replay flannel", h.Name)
+	}
+	h.replay = nil
+	return nil
+}
+
+// Docker does to the firewall what dockerd does: FORWARD drops what nobody
+// accepts, and users get a chain of their own.
+func (h *Host) Docker(ctx context.Context) error {
+	for _, tool := range []string{"iptables-restore", "ip6tables-restore"} {
+		err := h.feed(ctx, `*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+:DOCKER-FORWARD - [0:0]
+-I FORWARD -j DOCKER-FORWARD
+-I FORWARD -j DOCKER-USER
+-A DOCKER-FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+-A DOCKER-USER -j RETURN
+COMMIT
+`, tool, "--noflush", "--wait")
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HasRoute says whether the main table has a route for exactly this subnet.
+func (h *Host) HasRoute(ctx context.Context, subnet netip.Prefix) (bool, error) {
+	out, err := h.Run(ctx, "ip", "route", "show", "exact", subnet.String())
+	return strings.TrimSpace(out) != "", err
+}

@@ -60,7 +60,19 @@ func newNode(ctx context.Context, s *spawner, labBinary, name string) (*Node, er
 	if err != nil {
 		return nil, fmt.Errorf("namespace of %s: %w", name, err)
 	}
-	return &Node{Name: name, pause: p, stdin: stdin, netns: netns, spawn: s}, nil
+	n := &Node{Name: name, pause: p, stdin: stdin, netns: netns, spawn: s}
+	return n, n.sysctl(quick()...)
+}
+
+// quick switches off what only costs time in a lab, before any link exists:
+// waiting for duplicate addresses. Reverse path filters would hide whether
+// rules or routes decide.
+func quick() []string {
+	return []string{
+		"ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0",
+		"ipv6/conf/all/accept_ra=0", "ipv6/conf/default/accept_ra=0",
+		"ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
+	}
 }
 
 // PID is the holding process; `nsenter -t PID -n -m -u` enters the node.

@@ -40,9 +40,6 @@ func (f *Fabric) wire(ctx context.Context) error {
 }
 
 func (f *Fabric) wireMiddle(ctx context.Context) error {
-	if err := f.middle.sysctl(quick()...); err != nil {
-		return err
-	}
 	lines := []string{"link set lo up"}
 	if f.Options.Underlay == Routed {
 		if err := f.middle.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1"); err != nil {
@@ -77,9 +74,6 @@ func (f *Fabric) port(s station) []string {
 func portOf(node string) string { return "p-" + node }
 
 func (f *Fabric) wireStation(ctx context.Context, s station) error {
-	if err := s.sysctl(quick()...); err != nil {
-		return err
-	}
 	lines := []string{"link set lo up", "link set eth0 up"}
 	for _, fam := range f.Options.Families {
 		at := f.plan.at(fam, s.index)
@@ -95,16 +89,6 @@ func (f *Fabric) wireStation(ctx context.Context, s station) error {
 		return fmt.Errorf("wire %s: %w", s.Name, err)
 	}
 	return nil
-}
-
-// quick switches off what only costs time in a lab: waiting for duplicate
-// addresses. Reverse path filters would hide whether rules or routes decide.
-func quick() []string {
-	return []string{
-		"ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0",
-		"ipv6/conf/all/accept_ra=0", "ipv6/conf/default/accept_ra=0",
-		"ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
-	}
 }
 
 func nodad(f addr.Family) string {

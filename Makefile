@@ -1,0 +1,110 @@
+# `make` alone prints what there is to make.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO ?= go
+BIN := $(CURDIR)/bin
+TOOLS := $(BIN)/tools
+RESULTS := $(BIN)/test
+GOLANGCI_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Packages whose tests make network namespaces and so want root.
+ROOTED := ./internal/driver/... ./internal/nl/... ./internal/probe/... ./daemon/...
+# -exec runs the test binary, not the compiler, as root.
+ASROOT := -exec $(CURDIR)/scripts/asroot.sh
+
+PHASE := ./scripts/phase.sh
+SUM = $(GO) run ./scripts/testsum -save $(RESULTS)/$(1).json
+
+export FLANNEL_BIN := $(BIN)
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## flanneld, flannelctl and the lab into bin/ (static, stripped)
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./lab/cmd/lab
+
+.PHONY: demo
+demo: ## three hosts, real flanneld, containers that reach each other [FAMILY=4|6|dual FIREWALL=nft|iptables HOSTS=n KEEP=1]
+	@./scripts/deps.sh run
+	@$(PHASE) build $(MAKE) build
+	@FAMILY=$(FAMILY) FIREWALL=$(FIREWALL) HOSTS=$(HOSTS) KEEP=$(KEEP) ./scripts/demo.sh
+
+FAMILY ?= dual
+FIREWALL ?= nft
+HOSTS ?= 3
+KEEP ?= 0
+
+.PHONY: test
+test: ## every test: pure ones with the race detector, then drivers and scenarios as root
+	@./scripts/deps.sh test
+	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
+	@$(PHASE) build $(MAKE) build
+	@failed=; for p in test-pure test-root lab; do $(PHASE) $$p $(MAKE) $$p || failed="$$failed $$p"; done; \
+	printf '\n'; $(GO) run ./scripts/testsum -total $(RESULTS)/*.json || failed="$$failed tests"; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi
+
+.PHONY: test-pure
+test-pure: ## tests that need no root, with the race detector
+	@mkdir -p $(RESULTS)
+	@rooted=$$($(GO) list $(ROOTED) ./lab); \
+	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$rooted") | $(call SUM,pure)
+
+.PHONY: test-root
+test-root: ## driver tests in namespaces of their own
+	@mkdir -p $(RESULTS)
+	@$(GO) test -json $(ASROOT) $(ROOTED) | $(call SUM,root)
+
+.PHONY: lab
+lab: build ## scenarios with real processes in namespaces [RUN=TestScenarios/vxlan]
+	@mkdir -p $(RESULTS)
+	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(RUN),-run '$(RUN)') ./lab | $(call SUM,lab)
+
+.PHONY: check
+check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows
+	@$(PHASE) tools $(MAKE) tools
+	@$(PHASE) lint $(MAKE) lint
+	@$(PHASE) vet $(GO) vet ./...
+	@$(PHASE) tidy $(GO) mod tidy -diff
+	@$(PHASE) docs ./scripts/docscheck.sh
+	@$(PHASE) arrows $(GO) test ./internal/archtest
+	@$(PHASE) vulnerabilities ./scripts/vulncheck.sh $(GOVULNCHECK)
+
+.PHONY: lint
+lint: $(GOLANGCI) ## golangci-lint, formatting included
+	$(GOLANGCI) run ./...
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## format the tree
+	$(GOLANGCI) fmt ./...
+
+.PHONY: tools
+tools: $(GOLANGCI) $(GOVULNCHECK) ## build the pinned tools into bin/tools
+
+$(GOLANGCI):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(TOOLS)/golangci-lint $@
+
+$(GOVULNCHECK):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@mv $(TOOLS)/govulncheck $@
+
+.PHONY: bench
+bench: ## benchmarks, as root
+	$(GO) test $(ASROOT) -run '^$$' -bench . -benchmem ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN) dist
