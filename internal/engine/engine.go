@@ -82,7 +82,10 @@ func New(cfg Config) *Engine {
 		failing: map[state.Key]string{}, base: cfg.Base,
 	}
 	e.base.Pass.Changes = map[string]int64{}
-	e.unready("starting")
+	first := e.base // World is not asked before Run
+	first.NotReady = []string{"starting"}
+	first.Pass.Changes = nil
+	e.status.Store(&first)
 	e.beat.Store(time.Now().UnixNano())
 	return e
 }

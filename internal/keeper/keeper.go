@@ -151,6 +151,7 @@ func (k *Keeper) report(before, h lease.Holding) {
 		log.Debug("lease renewed", "revision", h.Lease.Token, "until", h.Deadline)
 	case h.State == lease.Owned:
 		log.Info("lease held", "node", h.Lease.Node(), "reserved", h.Lease.Reserved)
+	case h.State == before.State && h.Reason == k.loop.retry.text: // was logged as the refusal that it is
 	case h.State == before.State && h.Reason == before.Reason:
 	case h.State == lease.Lost:
 		log.Error("lease lost", "reason", h.Reason, "grace", h.Deadline.Sub(h.Since))

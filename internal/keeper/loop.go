@@ -134,7 +134,7 @@ func (k *Keeper) finish(r result) {
 		if news := l.retry.failed(k.opt.Now(), r); news {
 			k.opt.Log.Warn("lease store refused", "action", r.action.Why, "error", r.err)
 		}
-		if l.holding.State == lease.Pending {
+		if l.holding.State == lease.Pending || l.holding.State == lease.Expired {
 			l.holding.Reason = r.err.Error()
 		}
 	}

@@ -205,7 +205,7 @@ func (d *decision) keep(own Lease) {
 	switch {
 	case h.State != Owned:
 		d.adopt(own, "the lease is in the store")
-	case Token(own.Modified) != h.Lease.Token || d.Snapshot.Epoch != h.Epoch:
+	case own.Owner != d.HostID, Token(own.Modified) != h.Lease.Token, d.Snapshot.Epoch != h.Epoch:
 		d.adopt(own, "the lease in the store was rewritten")
 	case d.Ask.differs(h.Asked):
 		d.adopt(own, "address or backend data changed")

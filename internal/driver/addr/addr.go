@@ -53,7 +53,7 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
-	have, err := d.read(ctx, c, want.Links)
+	have, err := d.read(ctx, c, want)
 	if err != nil {
 		return nil, err
 	}
@@ -64,8 +64,8 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	return reconcile.Diff(wanted, have, func(_ state.Address, h found) bool { return h.permanent }), nil
 }
 
-func (d *Driver) read(ctx context.Context, c *nl.Conn, want []state.Link) (map[key]found, error) {
-	links, err := kernel.Links(ctx, c, d.owner, want)
+func (d *Driver) read(ctx context.Context, c *nl.Conn, want *state.Set) (map[key]found, error) {
+	links, err := kernel.Links(ctx, c, d.owner, want.Links)
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
-	have, err := d.read(ctx, c, want.Links)
+	have, err := d.read(ctx, c, want)
 	if err != nil {
 		return nil, err
 	}
@@ -66,12 +66,12 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	}), nil
 }
 
-func (d *Driver) read(ctx context.Context, c *nl.Conn, want []state.Link) (map[key]found, error) {
-	links, err := kernel.Links(ctx, c, d.owner, want)
+func (d *Driver) read(ctx context.Context, c *nl.Conn, want *state.Set) (map[key]found, error) {
+	links, err := kernel.Links(ctx, c, d.owner, want.Links)
 	if err != nil {
 		return nil, err
 	}
-	have := map[key]found{}
+	have := make(map[key]found, len(want.FDB))
 	for index, name := range links {
 		list, err := c.FDB(ctx, index)
 		if err != nil {

@@ -41,7 +41,7 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
-	have, err := d.read(ctx, c, want.Links)
+	have, err := d.read(ctx, c, want)
 	if err != nil {
 		return nil, err
 	}
@@ -52,12 +52,12 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	return reconcile.Diff(wanted, have, func(w, h state.Neighbour) bool { return w == h }), nil
 }
 
-func (d *Driver) read(ctx context.Context, c *nl.Conn, want []state.Link) (map[key]state.Neighbour, error) {
-	links, err := kernel.Links(ctx, c, d.owner, want)
+func (d *Driver) read(ctx context.Context, c *nl.Conn, want *state.Set) (map[key]state.Neighbour, error) {
+	links, err := kernel.Links(ctx, c, d.owner, want.Links)
 	if err != nil {
 		return nil, err
 	}
-	have := map[key]state.Neighbour{}
+	have := make(map[key]state.Neighbour, len(want.Neighbours))
 	for index, name := range links {
 		for _, f := range addr.Families() {
 			list, err := c.Neighbours(ctx, f, index)

@@ -39,15 +39,15 @@ func newReader(c *nl.Conn, o Options) *reader {
 // Of several routes of one destination and metric (IPv4 tells them apart by
 // type of service, IPv6 by gateway) one of our protocol counts; the others are
 // surplus.
-func (r *reader) read(ctx context.Context, want []state.Link) (map[key]found, error) {
+func (r *reader) read(ctx context.Context, want *state.Set) (map[key]found, error) {
 	var err error
-	if r.own, err = kernel.Links(ctx, r.conn, r.o.Owner, want); err != nil {
+	if r.own, err = kernel.Links(ctx, r.conn, r.o.Owner, want.Links); err != nil {
 		return nil, err
 	}
 	if r.nexthops, err = readNexthops(ctx, r.conn); err != nil {
 		return nil, err
 	}
-	have := map[key]found{}
+	have := make(map[key]found, len(want.Routes))
 	for _, f := range addr.Families() {
 		filters := []nl.RouteFilter{{Family: f, Protocol: state.Protocol}}
 		for index := range r.own {

@@ -105,7 +105,7 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	}
 	defer func() { _ = c.Close() }()
 	r := newReader(c, d.o)
-	have, err := r.read(ctx, want.Links)
+	have, err := r.read(ctx, want)
 	if err != nil {
 		return nil, err
 	}

@@ -389,23 +389,21 @@ func (s Subject) testPolicy(t *testing.T) {
 // testStale checks that a connection that began without masquerading gets it
 // with the repair.
 func (s Subject) testStale(t *testing.T) {
-	lab, d, want := NewLab(t), s.driver(state.Owner{}), s.Want(s.Mode)
-	Converge(t, lab.Host, d, want)
-	lab.Host.Sh(t, "nft flush ruleset")
-	// Any NAT rule makes the kernel decide about translations.
-	lab.Host.Sh(t, "nft 'table inet other { chain c { type nat hook postrouting priority 110; }; }'")
+	lab, want := NewLab(t), s.Want(s.Mode)
 	container, outside := lab.Site("container"), lab.Site("outside")
-	outside.Space.Sh(t, "ip route add 10.5.0.0/16 via 198.51.100.1 dev eth0")
 	for _, f := range addr.Families() {
+		// Somebody's rule makes the kernel track connections and decide about
+		// their translation with the first packet.
+		lab.Host.Sh(t, "nft flush ruleset", `nft 'table inet other { chain c { type nat hook postrouting priority 110;
+			ip saddr 192.0.2.9 masquerade; ip6 saddr 2001:db8:9::9 masquerade; }; }'`)
 		listener := outside.Listen(t, f, 7000)
 		conn := container.Dial(t, outside, f, 7000)
 		if seen := listener.Source(t, conn, Arrives).Addr(); seen != container.Address.At(f) {
 			t.Fatalf("%s: without rules seen from %v", f, seen)
 		}
-		Converge(t, lab.Host, d, want)
+		Converge(t, lab.Host, s.driver(state.Owner{}), want)
 		if seen := listener.Source(t, conn, Arrives).Addr(); seen != outside.Gateway.At(f) {
 			t.Errorf("%s: after the repair still seen from %v", f, seen)
 		}
-		lab.Host.Sh(t, "nft flush ruleset", "nft 'table inet other { chain c { type nat hook postrouting priority 110; }; }'")
 	}
 }

@@ -1,0 +1,54 @@
+package explorer_test
+
+import (
+	"flag"
+	"testing"
+	"testing/synctest"
+
+	"github.com/flannel-ng/flannel-ng/internal/explorer"
+)
+
+// TestMain defines the flags before they are parsed:
+//
+//	go test ./internal/explorer -run TestExplore -seeds 10000 -seed 1
+func TestMain(m *testing.M) {
+	flag.Int("seeds", 0, "schedules per regime; 0: as many as a routine test affords")
+	flag.Uint64("seed", 1, "first seed")
+	m.Run()
+}
+
+func setting[T any](name string) T {
+	return flag.Lookup(name).Value.(flag.Getter).Get().(T)
+}
+
+const routine = 400
+
+func TestExplore(t *testing.T) {
+	first, seeds := setting[uint64]("seed"), setting[int]("seeds")
+	if seeds == 0 {
+		seeds = routine
+	}
+	for _, regime := range []struct {
+		name    string
+		flannel bool
+	}{{"ours", false}, {"with flannel", true}} {
+		t.Run(regime.name, func(t *testing.T) {
+			steps := 0
+			for seed := first; seed < first+uint64(seeds); seed++ {
+				r := run(t, explorer.Settings{Seed: seed, Flannel: regime.flannel})
+				steps += r.Steps
+				if r.Violation != "" {
+					t.Fatal(r.Violation)
+				}
+			}
+			t.Logf("%s: %d schedules, %d steps checked, 0 violations", regime.name, seeds, steps)
+		})
+	}
+}
+
+func run(t *testing.T, s explorer.Settings) explorer.Result {
+	t.Helper()
+	var r explorer.Result
+	synctest.Test(t, func(t *testing.T) { r = explorer.Run(t.Context(), s) })
+	return r
+}

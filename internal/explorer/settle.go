@@ -1,0 +1,114 @@
+package explorer
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+)
+
+// settle ends the faults and demands that everybody gets what is there.
+func (w *world) settle(ctx context.Context) {
+	w.setLoss(0)
+	w.server.SetLeader(true)
+	for _, m := range w.machines {
+		if m.daemonOf() == nil {
+			m.start(ctx, false)
+		}
+		w.heal(m)
+	}
+	for _, f := range w.flannels {
+		w.join(f)
+	}
+	want := "nothing was looked at"
+	for waited := time.Duration(0); waited < patience && want != "" && !w.violated(); waited += 5 * time.Second {
+		sleep(ctx, 5*time.Second)
+		want = w.unsettled()
+	}
+	w.mu.Lock()
+	if want != "" {
+		w.fail("liveness: %s, %s after the last fault", want, patience)
+	}
+	w.mu.Unlock()
+	if w.Seed%4 == 0 && !w.violated() {
+		w.noOrphans(ctx)
+	}
+}
+
+// unsettled says what is not yet as it must be at the end.
+func (w *world) unsettled() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range w.machines {
+		h := m.run.keeper.Holding()
+		switch {
+		case h.State == lease.Owned:
+			own := w.model.leases[subnetsDir+h.Lease.Key]
+			if own.Owner != m.id || lease.Token(own.Modified) != h.Lease.Token {
+				return m.run.name + " holds what is not its own in the store"
+			}
+			if o, found := w.model.earlier(own); found && !w.model.restored {
+				return m.run.name + " has a subnet that is older as " + o.Key + " of " + o.writer
+			}
+		case w.excused(m, h):
+		default:
+			return m.run.name + " is " + h.State.String() + ": " + h.Reason
+		}
+	}
+	return ""
+}
+
+// excused says whether m has no lease for a good reason: another host has its
+// address or its id, or the pool is full.
+func (w *world) excused(m *machine, h lease.Holding) bool {
+	if h.State == lease.Lost {
+		return false
+	}
+	for _, o := range w.machines {
+		if o != m && (o.id == m.id || sharesAddress(o.public, m.public)) && o.run.keeper.Holding().State == lease.Owned {
+			return true
+		}
+	}
+	return h.State == lease.Pending && slices.ContainsFunc(w.network.Families(), func(f addr.Family) bool { return !w.hasFree(f, m.id) })
+}
+
+// hasFree says whether a subnet of f is free for host id. A claim of another
+// host blocks even if its lease was overwritten.
+func (w *world) hasFree(f addr.Family, id string) bool {
+	return slices.ContainsFunc(w.blocks(f), func(p netip.Prefix) bool {
+		if holder := w.model.holders[claimKey(p)].host; holder != "" && holder != id {
+			return false
+		}
+		for _, r := range w.model.leases {
+			if q := r.Subnets.At(f); q.IsValid() && q.Overlaps(p) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// noOrphans waits until the grants of claims that failed have run out and then
+// demands that grants are few: per host a lease and a session, and those that
+// remember vanished subnets.
+func (w *world) noOrphans(ctx context.Context) {
+	sleep(ctx, leaseTTL+sessionTTL)
+	used := map[kv.LeaseID]bool{}
+	for _, e := range w.server.Entries() {
+		used[e.Lease] = true
+	}
+	delete(used, 0)
+	// A note of a vanished subnet whose write got no answer leaves its grant
+	// for two days; each fault can cause one per host.
+	most := len(used) + w.plan.Hosts + w.plan.Faults
+	if n := w.server.Grants(); n > most {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.fail("orphans: %d grants, of which %d are used: %v", n, len(used), slices.Sorted(maps.Keys(used)))
+	}
+}
