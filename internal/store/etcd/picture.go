@@ -40,6 +40,7 @@ type picture struct {
 	holders map[string]holder
 	recent  map[string]lease.Recent
 	bad     map[string]string // key to reason
+	members int64             // changes with the set of leases, not with their values
 }
 
 func newPicture(t table) *picture {
@@ -74,6 +75,7 @@ func (p *picture) replace(t table) {
 }
 
 func (p *picture) sort() {
+	p.members++
 	p.order = slices.SortedFunc(maps.Values(p.items), compareItems)
 }
 
@@ -92,6 +94,14 @@ func (p *picture) apply(key string, ev kv.Event) bool {
 }
 
 func (p *picture) reorder(old, now *item) {
+	if old != nil && now != nil {
+		*old = *now // one key is one place in the order
+		p.items[subnetsDir+now.Key] = old
+		return
+	}
+	if old != nil || now != nil {
+		p.members++
+	}
 	if old != nil {
 		if i, ok := slices.BinarySearchFunc(p.order, old, compareItems); ok {
 			p.order = slices.Delete(p.order, i, i+1)

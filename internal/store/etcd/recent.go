@@ -28,8 +28,9 @@ type recorder struct {
 	wake   chan struct{}
 
 	mu    sync.Mutex
-	epoch int64 // of known
-	known map[netip.Prefix]bool
+	epoch   int64 // of known
+	members int64 // of known
+	known   map[netip.Prefix]bool
 	due   map[netip.Prefix]time.Time
 }
 
@@ -37,10 +38,20 @@ func newRecorder(c *Client, d *dice, log *slog.Logger) *recorder {
 	return &recorder{client: c, dice: d, log: log, wake: make(chan struct{}, 1), due: map[netip.Prefix]time.Time{}}
 }
 
-// observe compares s with the picture before it.
-func (r *recorder) observe(s lease.Snapshot) {
+// observe compares s with the picture before it. Equal members say that the
+// two have the same leases, which is so for every renewal.
+func (r *recorder) observe(s lease.Snapshot, members int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	defer func() {
+		for _, recorded := range s.Recent {
+			delete(r.due, recorded.Subnet)
+		}
+	}()
+	if s.Epoch == r.epoch && members == r.members {
+		return
+	}
+	r.members = members
 	if s.Epoch != r.epoch {
 		// A restored or wiped store: nothing expired there.
 		r.epoch, r.known = s.Epoch, nil
@@ -56,9 +67,6 @@ func (r *recorder) observe(s lease.Snapshot) {
 		if !now[p] {
 			r.due[p] = time.Now().Add(r.dice.upTo(min(maxWait, time.Duration(len(s.Leases)+1)*waitPerHost)))
 		}
-	}
-	for _, recorded := range s.Recent {
-		delete(r.due, recorded.Subnet)
 	}
 	r.known = now
 	select {

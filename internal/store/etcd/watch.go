@@ -89,7 +89,7 @@ func (f *follower) list(ctx context.Context) error {
 func (f *follower) publish() {
 	s := f.picture.snapshot()
 	s.Cluster, s.Epoch = f.store.client.identity(f.picture.Cluster), f.epoch
-	f.store.recent.observe(s)
+	f.store.recent.observe(s, f.picture.members)
 	f.put(s)
 }
 

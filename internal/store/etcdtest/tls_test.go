@@ -1,0 +1,124 @@
+package etcdtest_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcdtest"
+)
+
+// authority signs certificates for 127.0.0.1.
+type authority struct {
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{dir: t.TempDir()}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true,
+	}
+	var der []byte
+	a.key, der = sign(t, template, template, nil)
+	var err error
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	a.write(t, "ca.pem", "CERTIFICATE", der)
+	return a
+}
+
+// sign makes a key and a certificate for it; a nil parent key signs itself.
+func sign(t *testing.T, template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if by == nil {
+		by = key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, der
+}
+
+func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
+
+func (a *authority) write(t *testing.T, name, kind string, der []byte) {
+	t.Helper()
+	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	if err := os.WriteFile(a.path(name), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// issue writes name.pem and name-key.pem.
+func (a *authority) issue(t *testing.T, name string) (cert, key string) {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	k, der := sign(t, template, a.cert, a.key)
+	a.write(t, name+".pem", "CERTIFICATE", der)
+	keyDER, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.write(t, name+"-key.pem", "EC PRIVATE KEY", keyDER)
+	return a.path(name + ".pem"), a.path(name + "-key.pem")
+}
+
+func TestTLS(t *testing.T) {
+	a := newAuthority(t)
+	cert, key := a.issue(t, "server")
+	clientCert, clientKey := a.issue(t, "client")
+	open := etcdtest.Start(t, etcdtest.Options{CertFile: cert, KeyFile: key})
+	strict := etcdtest.Start(t, etcdtest.Options{CertFile: cert, KeyFile: key, CAFile: a.path("ca.pem")})
+	for _, tc := range []struct {
+		name   string
+		config etcd.ClientConfig
+		works  bool
+	}{
+		{"CA alone", etcd.ClientConfig{Endpoints: []string{open.Endpoint()}, CAFile: a.path("ca.pem")}, true},
+		{"CA alone, endpoint without a scheme", etcd.ClientConfig{Endpoints: []string{open.Address()}, CAFile: a.path("ca.pem")}, true},
+		{"no CA", etcd.ClientConfig{Endpoints: []string{open.Endpoint()}}, false},
+		{"client certificate", etcd.ClientConfig{
+			Endpoints: []string{strict.Endpoint()}, CAFile: a.path("ca.pem"), CertFile: clientCert, KeyFile: clientKey,
+		}, true},
+		{"client certificate missing", etcd.ClientConfig{Endpoints: []string{strict.Endpoint()}, CAFile: a.path("ca.pem")}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.config.Prefix = "/net"
+			_, _, err := etcd.NewAdmin(dial(t, tc.config)).Config(t.Context())
+			if (err == nil) != tc.works {
+				t.Errorf("error %v, want success: %v", err, tc.works)
+			}
+			if err != nil && !strings.Contains(err.Error(), "/net/config") {
+				t.Errorf("error %v does not say what was read", err)
+			}
+		})
+	}
+}
