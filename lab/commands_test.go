@@ -26,8 +26,8 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"sync":         command(false, syncReplayed),
 		"replace":      command(false, replace),
 		"docker":       command(false, docker),
-		"stop":         command(false, stop),
-		"kill":         command(false, kill),
+		"halt":         command(false, halt),
+		"crash":        command(false, crash),
 		"daemon":       command(true, daemon),
 		"containers":   command(false, containers),
 		"container":    command(false, container),
@@ -190,13 +190,13 @@ func syncReplayed(ctx context.Context, s *stage, _ call) error {
 	return nil
 }
 
-// stop HOSTS…
-func stop(ctx context.Context, s *stage, c call) error {
+// halt HOSTS…: orderly, with exit code 0.
+func halt(ctx context.Context, s *stage, c call) error {
 	return s.each(c.args, func(h *lab.Host) error { return h.Stop(ctx) })
 }
 
-// kill HOSTS…
-func kill(ctx context.Context, s *stage, c call) error {
+// crash HOSTS…: kill -9.
+func crash(ctx context.Context, s *stage, c call) error {
 	return s.each(c.args, func(h *lab.Host) error { return h.Kill(ctx) })
 }
 
@@ -293,8 +293,9 @@ func status(ctx context.Context, s *stage, c call) error {
 	}
 	return s.each(c.args[:1], func(h *lab.Host) error {
 		return lab.Eventually(ctx, func(ctx context.Context) error {
+			// A host that is not ready says so by its exit code, too.
 			out, err := h.Flannelctl(ctx, "status", "-o", "json")
-			if err != nil {
+			if out == "" {
 				return err
 			}
 			return matches(out, c.args[1:])

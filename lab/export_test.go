@@ -46,4 +46,6 @@ func Place(underlay Underlay, hosts, index int, f addr.Family) (prefix netip.Pre
 }
 
 // CheckPlan says whether so many hosts fit.
-func CheckPlan(underlay Underlay, hosts int) error { return plan{underlay: underlay, hosts: hosts}.check() }
+func CheckPlan(underlay Underlay, hosts int) error {
+	return plan{underlay: underlay, hosts: hosts}.check()
+}

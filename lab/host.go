@@ -226,7 +226,6 @@ func (h *Host) Readdress(ctx context.Context, to netip.Addr) error {
 	return err
 }
 
-
 // Replace ends the replay: from now on flanneld runs here, and finds what plain
 // flannel left.
 func (h *Host) Replace() error {
