@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrOverrun says that notifications were lost. The subscription goes on.
+// ErrOverrun says that notifications were lost, and that more may be until a
+// new subscription is made: a congested socket drops them silently.
 var ErrOverrun = errors.New("netlink notifications lost")
 
 // Subject is what a notification is about.

@@ -127,42 +127,38 @@ func resolve(ctx context.Context, c *nl.Conn, routes []nl.Route) error {
 // or notifications cannot be had; wake must not block for long. Routes that
 // flannel-ng itself adds do not count; if they vanish, that does. Lost
 // notifications wake, too: nobody knows what they said.
+//
+// After an overrun the subscription is made anew: until its queue is drained,
+// the kernel drops further notifications without another word.
 func Watch(ctx context.Context, wake func()) error {
-	var failed error
 	for {
 		s, err := nl.Subscribe()
 		if err != nil {
-			return errors.Join(failed, err)
+			return err
 		}
 		wake() // of what happened before this subscription, nothing is known
-		heard, err := listen(ctx, s, wake)
+		err = listen(ctx, s, wake)
 		_ = s.Close()
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !heard && failed != nil:
-			return err // again, and nothing in between
+		case !errors.Is(err, nl.ErrOverrun):
+			return err
 		}
-		failed = err
 	}
 }
 
-// listen passes on notifications until an error other than an overrun; heard
-// says whether there was any.
-func listen(ctx context.Context, s *nl.Subscription, wake func()) (heard bool, err error) {
+// listen passes on notifications until an error.
+func listen(ctx context.Context, s *nl.Subscription, wake func()) error {
 	for {
 		news := false
 		err := s.Receive(ctx, func(e nl.Event) {
 			own := e.Subject == nl.SubjectRoute && !e.Gone && e.Route.Protocol == state.Protocol
 			news = news || !own
 		})
-		switch {
-		case errors.Is(err, nl.ErrOverrun):
-			news = true
-		case err != nil:
-			return heard, err
+		if err != nil {
+			return err
 		}
-		heard = true
 		if news {
 			wake()
 		}

@@ -7,6 +7,7 @@ package drivertest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -90,6 +91,29 @@ func settle(tb testing.TB) {
 		if time.Now().After(deadline) {
 			tb.Fatal("links of the test host do not come up")
 		}
+	}
+}
+
+// Go runs f beside the test, on a thread of its own in the test's network
+// namespace, which ends with f.
+func Go(tb testing.TB, f func()) {
+	tb.Helper()
+	mustBeAway(tb)
+	netns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	entered := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET)
+		entered <- errors.Join(err, netns.Close())
+		if err == nil {
+			f()
+		}
+	}()
+	if err := <-entered; err != nil {
+		tb.Fatal(err)
 	}
 }
 

@@ -171,7 +171,10 @@ func (r *reader) inNetworks(p netip.Prefix) bool {
 // unused finds objects of ours that neither a route in place nor a wanted one
 // needs.
 func (r *reader) unused(ctx context.Context, want map[key]state.Route, have map[key]found) ([]reconcile.Change, error) {
-	used := r.used(want, have)
+	used, err := r.used(ctx, want, have)
+	if err != nil {
+		return nil, err
+	}
 	var left []uint32
 	for id, h := range r.nexthops.byID {
 		if r.ids.contains(id) && h.Protocol == state.Protocol && !used[id] {
@@ -193,26 +196,29 @@ func (r *reader) unused(ctx context.Context, want map[key]state.Route, have map[
 	return out, nil
 }
 
-func (r *reader) used(want map[key]state.Route, have map[key]found) map[uint32]bool {
-	used := make(map[uint32]bool, len(r.nexthops.byID))
-	byHop := r.nexthops.byHop(r.ids)
-	indexes := map[string]int{}
-	for index, name := range r.own {
-		indexes[name] = index
+// named is a hop as wanted routes have it.
+type named struct {
+	link   string
+	via    netip.Addr
+	onlink bool
+}
+
+func (r *reader) used(ctx context.Context, want map[key]state.Route, have map[key]found) (map[uint32]bool, error) {
+	byHop := map[named]uint32{}
+	for hop, id := range r.nexthops.byHop(r.ids) {
+		l, err := r.link(ctx, hop.Link)
+		if err != nil {
+			return nil, err
+		}
+		byHop[named{l.Name, hop.Via, hop.Onlink}] = id
 	}
-	for _, l := range r.links {
-		indexes[l.Name] = l.Index
-	}
+	used := make(map[uint32]bool, len(byHop))
 	for k, w := range want {
-		f, ok := have[k]
-		if ok && same(w, f) {
+		if f, ok := have[k]; ok && same(w, f) {
 			used[f.raw.Nexthop] = true
-			continue
-		}
-		// The writer will take the object of this hop.
-		if id, ok := byHop[nl.Hop{Link: indexes[w.Link], Via: w.Via, Onlink: w.Onlink}]; ok {
-			used[id] = true
+		} else if id, ok := byHop[named{w.Link, w.Via, w.Onlink}]; ok {
+			used[id] = true // the writer will take the object of this hop
 		}
 	}
-	return used
+	return used, nil
 }

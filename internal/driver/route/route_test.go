@@ -146,6 +146,51 @@ func TestForeignRouteIsNamed(t *testing.T) {
 	})
 }
 
+// A route over the uplink was deleted, its nexthop object was not: the object
+// serves again, and is not swept from under the new route.
+func TestObjectServesAgain(t *testing.T) {
+	drivertest.Namespace(t)
+	f := drivertest.FabricOf(1)
+	drivertest.Ground(t, f)
+	d, want := driver(f, false), f.Local()
+	want.Routes = append(want.Routes, state.Route{Dst: f.Subnet(4, 1), Via: drivertest.DirectVia, Link: drivertest.Uplink})
+	drivertest.MustApply(t, d, want)
+	drivertest.Run(t, "ip route del 10.200.0.0/24\nip route del 10.16.0.16/28")
+	if changes := drivertest.MustPlan(t, d, want); len(changes) != 1 {
+		t.Errorf("want the route alone, got %v", changes)
+	}
+	drivertest.MustApply(t, d, want)
+	drivertest.MustBeDone(t, d, want)
+}
+
+// From the uplink to the tunnel and back there is always a route, and a
+// foreign host route to the gateway is left alone.
+func TestMovesBetweenUplinkAndTunnel(t *testing.T) {
+	modes(t, func(t *testing.T, classic bool) {
+		drivertest.Namespace(t)
+		f := drivertest.FabricOf(1)
+		drivertest.Ground(t, f)
+		d, tunnel, direct := driver(f, classic), f.With(3), f.With(3)
+		for i := range direct.Routes {
+			if r := &direct.Routes[i]; r.Link == f.Link(6) {
+				r.Via, r.Link, r.Onlink = drivertest.Public(6, 9), drivertest.Uplink, false
+			}
+		}
+		drivertest.Run(t, "ip -6 route add fd00:1:0:2::/128 dev foreign0")
+		for _, want := range []*state.Set{direct, tunnel, direct} {
+			failed := drivertest.Apply(t, d, want)
+			if want == tunnel && len(failed) != 1 || want == direct && len(failed) > 0 {
+				t.Errorf("failed: %v", failed)
+			}
+			out := drivertest.Output(t, "ip -6 route show root fd00:1::/32")
+			if strings.Contains(out, "fd00:1:0:1:: dev") || !strings.Contains(out, "fd00:1:0:2:: dev foreign0") {
+				t.Errorf("guide left over, or foreign route gone:\n%s", out)
+			}
+		}
+		drivertest.MustBeDone(t, d, direct)
+	})
+}
+
 // A change of mode is no reason to touch what works.
 func TestModeChangesNothing(t *testing.T) {
 	drivertest.Namespace(t)

@@ -67,27 +67,37 @@ func (w *writer) attempt(ctx context.Context, routes []pending) {
 // route to the gateway it agrees, and no packet finds a gap.
 func (w *writer) guide(ctx context.Context, routes []pending) {
 	var refused []pending
-	var put, del []nl.Request
+	var guides []nl.Route
 	for _, p := range routes {
-		if !errors.Is(p.result.Err, unix.EINVAL) || !p.want.Onlink || !p.want.Via.Is6() {
+		host := addr.Single(p.want.Via)
+		if !errors.Is(p.result.Err, unix.EINVAL) || !p.want.Onlink || !p.want.Via.Is6() || p.want.Dst == host {
 			continue
 		}
-		p.result.Err = nil
 		p.raw.Nexthop = 0
 		refused = append(refused, p)
-		host := nl.Route{Dst: addr.Single(p.want.Via), Type: nl.Unicast, Protocol: state.Protocol, Link: p.raw.Link}
-		put, del = append(put, nl.ReplaceRoute(host)), append(del, nl.DelRoute(host))
+		guides = append(guides, nl.Route{Dst: host, Type: nl.Unicast, Protocol: state.Protocol, Link: p.raw.Link})
 	}
 	if len(refused) == 0 {
 		return
 	}
-	guided := w.conn.Do(ctx, put)
-	w.attempt(ctx, refused)
-	for i, err := range w.conn.Do(ctx, del) {
-		if err = errors.Join(guided[i], err); err != nil {
-			refused[i].result.Err = errors.Join(refused[i].result.Err, fmt.Errorf("guide route: %w", err))
+	// A host route that is there already stays, whosever it is.
+	put, made := requests(guides, nl.AddRoute), make([]nl.Route, 0, len(guides))
+	for i, err := range w.conn.Do(ctx, put) {
+		if err == nil {
+			made = append(made, guides[i])
 		}
 	}
+	w.attempt(ctx, refused)
+	// One that cannot be removed now is a leftover for the next pass.
+	w.conn.Do(ctx, requests(made, nl.DelRoute))
+}
+
+func requests(routes []nl.Route, request func(nl.Route) nl.Request) []nl.Request {
+	reqs := make([]nl.Request, len(routes))
+	for i, r := range routes {
+		reqs[i] = request(r)
+	}
+	return reqs
 }
 
 // encode puts a wanted route into the kernel's terms.

@@ -1,0 +1,254 @@
+package probe_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/driver/drivertest"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/nl"
+	"github.com/flannel-ng/flannel-ng/internal/probe"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+func links(t *testing.T) map[string]facts.Link {
+	t.Helper()
+	list, err := probe.Links(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.IsSortedFunc(list, func(a, b facts.Link) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	}) {
+		t.Errorf("not sorted: %v", list)
+	}
+	m := map[string]facts.Link{}
+	for _, l := range list {
+		m[l.Name] = l
+	}
+	return m
+}
+
+func TestLinks(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, `
+		ip link set eth0 mtu 1400
+		ip link set eth0 address 02:00:00:00:00:42
+		ip link set eth0 alias uplink
+		ip link set foreign0 down
+		ip addr add 198.51.100.40/24 dev eth0 valid_lft 1000 preferred_lft 500
+		ip -6 addr add 2001:db8::40/64 dev eth0 valid_lft 1000 preferred_lft 0 nodad
+	`)
+	all := links(t)
+	eth0 := all["eth0"]
+	if eth0.MTU != 1400 || eth0.MAC.String() != "02:00:00:00:00:42" || eth0.Alias != "uplink" || !eth0.Up || eth0.Type != "veth" {
+		t.Errorf("eth0: %+v", eth0)
+	}
+	if fvx := all["fvx"]; fvx.Type != "vxlan" || fvx.VNI != 777 || fvx.Port != 4790 {
+		t.Errorf("fvx: %+v", fvx)
+	}
+	if all["foreign0"].Up || all["lo"].Index != 1 {
+		t.Errorf("foreign0 %+v, lo %+v", all["foreign0"], all["lo"])
+	}
+	for _, want := range []facts.Addr{
+		{Prefix: netip.MustParsePrefix("198.51.100.1/24")},
+		{Prefix: netip.MustParsePrefix("198.51.100.40/24"), Dynamic: true},
+		{Prefix: netip.MustParsePrefix("2001:db8::1/64")},
+		{Prefix: netip.MustParsePrefix("2001:db8::40/64"), Dynamic: true, Deprecated: true},
+	} {
+		if !slices.Contains(eth0.Addrs, want) {
+			t.Errorf("no %+v in %+v", want, eth0.Addrs)
+		}
+	}
+}
+
+func routes(t *testing.T) []facts.Route {
+	t.Helper()
+	list, err := probe.Links(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := probe.Routes(t.Context(), func(facts.Link) bool { return false }, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestRoutes(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, `
+		ip route add default via 198.51.100.254 dev eth0 src 198.51.100.1 metric 5
+		ip -6 route add default via 2001:db8::fe dev eth0
+		ip route add 203.0.113.200/32 nexthop via 198.51.100.5 dev eth0 nexthop via 192.0.2.9 dev foreign0
+		ip nexthop add id 6 via 198.51.100.6 dev eth0
+		ip nexthop add id 7 group 5/6
+		ip route add 203.0.113.201/32 nhid 7
+		ip route add 203.0.113.202/32 dev fvx
+		ip route add 203.0.113.203/32 dev eth0 table 77
+	`)
+	wants := []facts.Route{
+		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("198.51.100.254"), Link: "eth0", Source: netip.MustParseAddr("198.51.100.1"), Metric: 5},
+		{Dst: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("2001:db8::fe"), Link: "eth0", Metric: 1024},
+		{Dst: netip.MustParsePrefix("198.51.100.0/24"), Link: "eth0", Source: netip.MustParseAddr("198.51.100.1")},
+		{Dst: netip.MustParsePrefix("203.0.113.32/28"), Via: netip.MustParseAddr("192.0.2.9"), Link: "foreign0"},
+		{Dst: netip.MustParsePrefix("203.0.113.200/32"), Via: netip.MustParseAddr("198.51.100.5"), Link: "eth0", Multiple: true},
+		{Dst: netip.MustParsePrefix("203.0.113.202/32"), Link: "fvx"},
+	}
+	for _, compat := range []string{"1", "0"} {
+		drivertest.Run(t, "sysctl -qw net.ipv4.nexthop_compat_mode="+compat)
+		got := routes(t)
+		for _, want := range wants {
+			if !slices.Contains(got, want) {
+				t.Errorf("compat mode %s: no %+v in %+v", compat, want, got)
+			}
+		}
+		for _, r := range got {
+			switch r.Dst.String() {
+			case "203.0.113.64/26", "10.200.0.0/24", "203.0.113.203/32":
+				t.Errorf("blackhole, own protocol or other table: %+v", r)
+			case "203.0.113.201/32":
+				if !r.Multiple {
+					t.Errorf("group: %+v", r)
+				}
+			}
+		}
+	}
+}
+
+func TestRoutesOverSkippedLinks(t *testing.T) {
+	drivertest.Namespace(t)
+	list, err := probe.Links(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := probe.Routes(t.Context(), func(l facts.Link) bool { return l.Name == "foreign0" }, list)
+	if err != nil || len(got) == 0 {
+		t.Fatal(got, err)
+	}
+	for _, r := range got {
+		if r.Link == "foreign0" {
+			t.Errorf("not skipped: %+v", r)
+		}
+	}
+}
+
+// watch runs Watch on the test host and returns how often it woke.
+func watch(t *testing.T, wake func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	drivertest.Go(t, func() { done <- probe.Watch(ctx, wake) })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("watch: %v", err)
+		}
+	})
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain: " + what)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	drivertest.Namespace(t)
+	var wakes atomic.Int64
+	watch(t, func() { wakes.Add(1) })
+	until(t, "first wake", func() bool { return wakes.Load() > 0 })
+	for _, c := range []struct {
+		command string
+		wakes   bool
+	}{
+		{"ip link set foreign1 mtu 1300", true},
+		{"ip addr add 192.0.2.50/32 dev foreign0", true},
+		{"ip -6 addr add 2001:db8:7::50/128 dev foreign0 nodad", true},
+		{"ip route add 203.0.113.250/32 dev foreign0", true},
+		{"ip route add 203.0.113.251/32 dev foreign0 proto 70", false},
+		{"ip route del 203.0.113.251/32 dev foreign0 proto 70", true},
+		{"ip route add 203.0.113.252/32 dev foreign0 table 77", false},
+		{"ip neigh add 192.0.2.60 lladdr 02:00:00:00:00:60 dev foreign0", false},
+	} {
+		before := wakes.Load()
+		drivertest.Run(t, c.command)
+		if c.wakes {
+			until(t, c.command, func() bool { return wakes.Load() > before })
+			continue
+		}
+		// What must not wake comes before what must: one wake in all.
+		drivertest.Run(t, "ip link set foreign1 alias "+time.Now().Format("150405.000000"))
+		until(t, "after "+c.command, func() bool { return wakes.Load() > before })
+		if n := wakes.Load() - before; n != 1 {
+			t.Errorf("%s: woke %d times", c.command, n-1)
+		}
+	}
+}
+
+// Lost notifications wake. The flood is of routes that would not by
+// themselves, so that nothing else can be the cause.
+func TestOverrun(t *testing.T) {
+	drivertest.Namespace(t)
+	var wakes atomic.Int64
+	hold := make(chan struct{})
+	watch(t, func() {
+		if wakes.Add(1) == 2 {
+			<-hold
+		}
+	})
+	until(t, "first wake", func() bool { return wakes.Load() == 1 })
+	drivertest.Run(t, "ip link set foreign1 mtu 1300")
+	until(t, "second wake", func() bool { return wakes.Load() == 2 })
+	c, err := nl.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var flood []nl.Request
+	for i := range 5000 {
+		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, uint8(i >> 8), uint8(i)}), 32)
+		flood = append(flood, nl.AddRoute(nl.Route{Dst: dst, Type: nl.Blackhole, Protocol: state.Protocol}))
+	}
+	if err := errors.Join(c.Do(t.Context(), flood)...); err != nil {
+		t.Fatal(err)
+	}
+	close(hold)
+	until(t, "wake after the overrun", func() bool { return wakes.Load() > 2 })
+	before := wakes.Load()
+	drivertest.Run(t, "ip link set foreign1 mtu 1400")
+	until(t, "wake as usual", func() bool { return wakes.Load() > before })
+}
+
+func TestAcceptRA(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, "sysctl -qw net.ipv6.conf.eth0.accept_ra=2")
+	if n, err := probe.AcceptRA("eth0"); n != 2 || err != nil {
+		t.Errorf("eth0: %d, %v", n, err)
+	}
+	if n, err := probe.AcceptRA("missing0"); n != 0 || err != nil {
+		t.Errorf("missing0: %d, %v", n, err)
+	}
+}
+
+func TestBridgeNetfilter(t *testing.T) {
+	ipv4, ipv6 := probe.BridgeNetfilter()
+	for name, got := range map[string]bool{"bridge-nf-call-iptables": ipv4, "bridge-nf-call-ip6tables": ipv6} {
+		if _, err := os.Stat("/proc/sys/net/bridge/" + name); (err == nil) != got {
+			t.Errorf("%s: %v, but %v", name, got, err)
+		}
+	}
+}
