@@ -66,6 +66,9 @@ func (w *world) committed(c fake.Commit) {
 			w.judge(before, d, e)
 		}
 		w.model.apply(who, d, e)
+		if e.Deleted && strings.HasPrefix(e.Entry.Key, subnetsDir) {
+			w.vanished++
+		}
 	}
 	w.noOverlap()
 }

@@ -66,13 +66,14 @@ type world struct {
 	running  sync.WaitGroup // every goroutine of every incarnation
 	rng      *rand.Rand     // of the schedule's own goroutine
 
-	mu      sync.Mutex // guards what follows; taken under the server's lock
-	model   model
-	trace   trace
-	failed  string
-	steps   int
-	loss    float64               // share of requests that go wrong
-	streams map[string]*rand.Rand // of the requests of each client
+	mu       sync.Mutex // guards what follows; taken under the server's lock
+	model    model
+	trace    trace
+	failed   string
+	steps    int
+	vanished int                   // lease keys that were deleted
+	loss     float64               // share of requests that go wrong
+	streams  map[string]*rand.Rand // of the requests of each client
 }
 
 // Run plays one schedule. It must be called in a synctest bubble.
