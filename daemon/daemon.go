@@ -21,13 +21,13 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/control"
 	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/events"
+	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/keeper"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/metrics"
 	"github.com/flannel-ng/flannel-ng/internal/options"
 	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/report"
-	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/web"
 )
 
@@ -61,27 +61,33 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	id, err := openIdentity(c.Options.StateDir)
+	id, err := identity.Open(c.Options.StateDir)
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
-	err = run(ctx, c, id, health, socket)
-	return errors.Join(err, id.close())
+	err = run(ctx, c, id, ports{health, socket})
+	return errors.Join(err, id.Close())
 }
 
-func run(ctx context.Context, c Config, id *identity, health *web.Server, socket net.Listener) error {
+// ports are where people and probes ask.
+type ports struct {
+	health *web.Server
+	socket net.Listener
+}
+
+func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	stores, err := openStore(ctx, c, id)
 	if err != nil {
-		return errors.Join(err, socket.Close())
+		return errors.Join(err, at.socket.Close())
 	}
 	p := newParts(c, id, stores)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return health.Serve(ctx, web.Handler(web.Answers{
+		return at.health.Serve(ctx, web.Handler(web.Answers{
 			Stuck: p.stuck, Status: p.Status, Metrics: metrics.Handler(metrics.New(p.Status, time.Now)),
 		}))
 	})
-	g.Go(func() error { return control.Serve(ctx, socket, p) })
+	g.Go(func() error { return control.Serve(ctx, at.socket, p) })
 	g.Go(func() error { return stopped(stores.watched.Watch(ctx, p.picture)) })
 	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
 	g.Go(func() error { return stopped(probe.Watch(ctx, p.engine.Ring)) })
@@ -111,14 +117,13 @@ type parts struct {
 	stores *stores
 }
 
-func newParts(c Config, id *identity, st *stores) *parts {
+func newParts(c Config, id *identity.Identity, st *stores) *parts {
 	p := &parts{log: c.Log, ring: events.New(events.DefaultLimit, time.Now), stores: st}
-	owner := state.OwnerOf(c.Options.SubnetFile)
-	p.world = &world{opts: c.Options, owner: owner, hostID: id.host}
-	p.engine = newEngine(c, p, p.world, owner, id.host)
+	p.world = newWorld(c, id.Host)
+	p.engine = newEngine(c, p, p.world)
 	p.world.keeper = keeper.New(st.watched, keeper.Options{
-		HostID: id.host, RenewMargin: c.Options.RenewMargin, Grace: c.Options.LostLeaseGrace,
-		Seed: seed(id.host), Log: c.Log, Changed: p.engine.Ring,
+		HostID: id.Host, RenewMargin: c.Options.RenewMargin, Grace: c.Options.LostLeaseGrace,
+		Seed: seed(id.Host), Log: c.Log, Changed: p.engine.Ring,
 	})
 	return p
 }
@@ -167,15 +172,10 @@ func (p *parts) stuck() []string {
 	return nil
 }
 
-func base(c Config, owner state.Owner, host string) report.Status {
+func base(c Config, w *world) report.Status {
 	name, err := os.Hostname()
 	if err != nil {
 		name = "?"
 	}
-	s := report.Status{Version: c.Version, Instance: owner.Instance, HostID: host, Hostname: name, Started: time.Now()}
-	if ipv4, ipv6 := probe.BridgeNetfilter(); !ipv4 || !ipv6 {
-		s.Warnings = append(s.Warnings, "br_netfilter is not loaded: traffic between containers on one bridge "+
-			"passes no firewall rule (modprobe br_netfilter if a proxy or policy needs it)")
-	}
-	return s
+	return report.Status{Version: c.Version, Instance: w.owner.Instance, HostID: w.hostID, Hostname: name, Started: time.Now()}
 }

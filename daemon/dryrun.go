@@ -2,18 +2,14 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/events"
+	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/report"
-	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
 )
 
@@ -23,7 +19,7 @@ const patience = 15 * time.Second
 // dryRun prints what a start would change, and changes nothing: no claim, no
 // session, no file, no kernel object.
 func dryRun(ctx context.Context, c Config) error {
-	host, err := existingHostID(c.Options.StateDir)
+	host, err := identity.Peek(c.Options.StateDir)
 	if err != nil {
 		return err
 	}
@@ -39,11 +35,10 @@ func dryRun(ctx context.Context, c Config) error {
 		return fmt.Errorf("etcd: %w", err)
 	}
 	p := &parts{log: c.Log, ring: events.New(1, time.Now)}
-	owner := state.OwnerOf(c.Options.SubnetFile)
-	p.world = &world{opts: c.Options, owner: owner, hostID: host}
+	p.world = newWorld(c, host)
 	p.world.snapshot.Store(&snap)
 	guess := &supposed{world: p.world}
-	eng := newEngine(c, p, guess, owner, host)
+	eng := newEngine(c, p, guess)
 	// The first look asks for a lease, the second has the supposed one.
 	changes, err := eng.Preview(ctx)
 	if err != nil {
@@ -99,13 +94,3 @@ func (s *supposed) Ask(a lease.Ask) {
 
 // Own implements engine.World.
 func (s *supposed) Own() lease.Holding { return s.holding }
-
-// existingHostID reads this host's id without making one; a host without one
-// gets an id for the length of the dry run.
-func existingHostID(dir string) (string, error) {
-	path := filepath.Join(dir, "host-id")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return randomID()
-	}
-	return hostID(path)
-}

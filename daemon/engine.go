@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -16,20 +17,21 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/ipt"
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
 	"github.com/flannel-ng/flannel-ng/internal/engine"
+	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/subnetenv"
 	"github.com/flannel-ng/flannel-ng/internal/traffic"
 )
 
-func newEngine(c Config, p *parts, w engine.World, owner state.Owner, host string) *engine.Engine {
+func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
+	owner := p.world.owner
+	tables := nft.New(nft.Options{Owner: owner, Log: c.Log})
 	return engine.New(engine.Config{
 		World: w,
 		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
 			kernel := drivers.All(drivers.Options{Owner: owner, Networks: networks})
-			return append(kernel,
-				nft.New(nft.Options{Owner: owner, Log: c.Log}),
-				ipt.New(ipt.Options{Owner: owner, Log: c.Log}))
+			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log}))
 		},
 		Files:      file.New(),
 		NewBackend: backends.New,
@@ -46,8 +48,29 @@ func newEngine(c Config, p *parts, w engine.World, owner state.Owner, host strin
 		Log:      c.Log,
 		Event:    p.ring.Add,
 		Ready:    p.ready,
-		Base:     base(c, owner, host),
+		Conditions: func(ctx context.Context, want *state.Set) []string {
+			found, err := tables.Warnings(ctx, want)
+			if err != nil {
+				c.Log.Debug("conditions are not known", "err", err)
+			}
+			return append(found, bridgeNetfilter(want)...)
+		},
+		Base: base(c, p.world),
 	})
+}
+
+// bridgeNetfilter warns that bridged packets pass no rules. Only a proxy or a
+// policy engine needs them to; routed traffic is not concerned.
+func bridgeNetfilter(want *state.Set) []string {
+	ipv4, ipv6 := probe.BridgeNetfilter()
+	there := addr.Pair(ipv4, ipv6)
+	for _, f := range want.Filters {
+		if !there.At(f.Family) {
+			return []string{"br_netfilter is not loaded: traffic between containers on one bridge passes no " +
+				"firewall rule (modprobe br_netfilter if a proxy or policy engine needs that)"}
+		}
+	}
+	return nil
 }
 
 // previousSubnets are those that this host had, by the file it left: the

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/options"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
@@ -20,12 +21,12 @@ type stores struct {
 	watched lease.Store // inner behind the last-known-good file
 }
 
-func openStore(ctx context.Context, c Config, id *identity) (*stores, error) {
+func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, error) {
 	client, err := etcd.Dial(ctx, etcdConfig(c.Options))
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	inner := etcd.New(client, etcd.Options{HostID: id.host, BootID: id.boot, Log: c.Log})
+	inner := etcd.New(client, etcd.Options{HostID: id.Host, BootID: id.Boot, Log: c.Log})
 	return &stores{client: client, inner: inner, watched: lastgood.New(inner, lastgood.Options{
 		Path:     filepath.Join(c.Options.StateDir, "last-known-good.json"),
 		Identity: strings.Join(c.Options.Etcd.Endpoints, ",") + c.Options.Etcd.Prefix,

@@ -25,6 +25,10 @@ type world struct {
 	snapshot atomic.Pointer[lease.Snapshot]
 }
 
+func newWorld(c Config, hostID string) *world {
+	return &world{opts: c.Options, owner: state.OwnerOf(c.Options.SubnetFile), hostID: hostID}
+}
+
 // Snapshot implements engine.World.
 func (w *world) Snapshot() (lease.Snapshot, bool) {
 	s := w.snapshot.Load()
@@ -55,6 +59,9 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 		CanReach: w.opts.IfaceCanReach, Public: w.opts.Public,
 	})
 	if err != nil {
+		return facts.Node{}, err
+	}
+	if n.AcceptRA, err = probe.AcceptRA(n.Uplink.Name); err != nil {
 		return facts.Node{}, err
 	}
 	n.HostID = w.hostID

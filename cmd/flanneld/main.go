@@ -17,7 +17,7 @@ import (
 )
 
 // version is set by the linker (make build).
-var version = "dev" //nolint:gochecknoglobals // the linker can only set a variable
+var version = "dev"
 
 // Exit codes. Zero is only for an orderly stop, so that a supervisor restarts
 // a daemon that could not do its work (flannel-behaviour W17).

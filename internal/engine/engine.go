@@ -40,6 +40,9 @@ type Config struct {
 	Event func(kind, text string)
 	// Ready is told when readiness changes, from the engine's goroutine.
 	Ready func(bool)
+	// Conditions names what does not stop traffic now but may surprise. It may
+	// be slow and is asked seldom.
+	Conditions func(ctx context.Context, want *state.Set) []string
 	// Base is the part of the status that never changes.
 	Base report.Status
 }
@@ -48,7 +51,7 @@ type Config struct {
 type Engine struct {
 	cfg   Config
 	bell  chan struct{}
-	plans chan planRequest
+	plans chan chan<- planAnswer
 
 	// network and backend are fixed by the first valid config: changing them
 	// under running containers is not possible in this version.
@@ -58,16 +61,14 @@ type Engine struct {
 	drivers  []reconcile.Driver
 	warnings []string
 
+	conditions []string // from cfg.Conditions, found at lookedAt
+	lookedAt   time.Time
+
 	failing map[state.Key]string // failures already logged
 	streak  int                  // passes in a row with failures
 	base    report.Status
 	status  atomic.Pointer[report.Status]
 	beat    atomic.Int64 // unix nanoseconds of the last sign of life
-}
-
-type planRequest struct {
-	ctx    context.Context //nolint:containedctx // it is the request's own, carried to the loop that serves it
-	answer chan planAnswer
 }
 
 type planAnswer struct {
@@ -78,7 +79,7 @@ type planAnswer struct {
 // New makes an engine; Run starts it.
 func New(cfg Config) *Engine {
 	e := &Engine{
-		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan planRequest),
+		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan chan<- planAnswer),
 		failing: map[state.Key]string{}, base: cfg.Base,
 	}
 	e.base.Pass.Changes = map[string]int64{}
@@ -111,6 +112,9 @@ const (
 	maxBackoff = 30 * time.Second
 )
 
+// conditionsEvery is how often conditions are looked for.
+const conditionsEvery = time.Minute
+
 // Run makes passes until ctx ends, or until the host cannot take part in the
 // fabric at all.
 func (e *Engine) Run(ctx context.Context) error {
@@ -120,9 +124,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case req := <-e.plans:
-			changes, err := e.Preview(req.ctx)
-			req.answer <- planAnswer{changes, err}
+		case answer := <-e.plans:
+			changes, err := e.Preview(ctx)
+			answer <- planAnswer{changes, err}
 			continue
 		case <-e.bell:
 		case <-timer.C:
@@ -145,6 +149,8 @@ func (e *Engine) next() time.Duration {
 	return min(time.Second<<min(e.streak-1, 5), maxBackoff, max(e.cfg.Resync, time.Second))
 }
 
+func isDone(ctx context.Context) bool { return ctx.Err() != nil }
+
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -158,14 +164,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // Plan says what a pass would change now. It waits for the loop.
 func (e *Engine) Plan(ctx context.Context) ([]report.Change, error) {
-	req := planRequest{ctx, make(chan planAnswer, 1)}
+	answer := make(chan planAnswer, 1)
 	select {
-	case e.plans <- req:
+	case e.plans <- answer:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	select {
-	case a := <-req.answer:
+	case a := <-answer:
 		return a.changes, a.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -190,8 +196,8 @@ func (e *Engine) pass(ctx context.Context) error {
 	}
 	live := in.Snapshot.Synced && !in.Snapshot.Origin.LastKnownGood
 	out := reconcile.Execute(ctx, e.drivers, &want.Set, live)
-	if ctx.Err() != nil {
-		return nil // stopping: what was cut short is no failure
+	if isDone(ctx) {
+		return nil // what was cut short is no failure
 	}
 	reasons := ownFailures(want, out)
 	if len(reasons) == 0 {
@@ -200,7 +206,10 @@ func (e *Engine) pass(ctx context.Context) error {
 		out.Results = append(out.Results, files.Results...)
 	}
 	e.note(out)
-	e.publish(in, want, out, reasons, start)
+	if start.Sub(e.lookedAt) > conditionsEvery {
+		e.lookedAt, e.conditions = start, e.cfg.Conditions(ctx, &want.Set)
+	}
+	e.publish(passed{in, want, out, reasons, start})
 	return nil
 }
 
@@ -241,27 +250,32 @@ func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error)
 		return in, reason, nil
 	}
 	node, err := e.cfg.World.Node(ctx, e.network.Families())
-	if err != nil {
-		if e.base.Pass.Passes == 0 {
-			return in, "", fmt.Errorf("%w: %w", ErrNode, err)
-		}
-		return in, err.Error(), nil // an uplink may come back
+	switch {
+	case err == nil:
+	case e.base.Pass.Passes == 0:
+		return in, "", fmt.Errorf("%w: %w", ErrNode, err)
+	default:
+		return in, err.Error(), nil // not fatal: an uplink may come back
 	}
-	own := e.cfg.World.Own()
-	offer, err := e.backend.Offer(node, previous(snap, own, node))
+	in = Inputs{
+		Network: *e.network, Backend: e.backend, Node: node, Own: e.cfg.World.Own(), Snapshot: snap, Policy: e.cfg.Policy,
+	}
+	return in, e.ask(in), nil
+}
+
+// ask tells the keeper what to hold a lease for, and says what is missing.
+func (e *Engine) ask(in Inputs) (reason string) {
+	offer, err := in.Backend.Offer(in.Node, previous(in.Snapshot, in.Own, in.Node))
 	if err != nil {
-		return in, err.Error(), nil
+		return err.Error()
 	}
 	e.cfg.World.Ask(lease.Ask{
-		Network: *e.network, Public: node.Public, Offer: offer, Previous: e.cfg.Previous,
+		Network: in.Network, Public: in.Node.Public, Offer: offer, Previous: e.cfg.Previous,
 	})
-	in = Inputs{
-		Network: *e.network, Backend: e.backend, Node: node, Own: own, Snapshot: snap, Policy: e.cfg.Policy,
+	if !hasLease(in.Own) {
+		return "no lease yet: " + in.Own.Reason
 	}
-	if !hasLease(own) {
-		return in, "no lease yet: " + own.Reason, nil
-	}
-	return in, "", nil
+	return ""
 }
 
 // configure takes the first valid config. A later change is reported, and

@@ -126,6 +126,7 @@ func newRig(t *testing.T) *rig {
 	r.Engine = engine.New(engine.Config{
 		World: r.world, Files: r.mem[state.KindFile], NewBackend: all.New,
 		NewDrivers: func([]netip.Prefix) []reconcile.Driver { return drivers },
+		Conditions: func(context.Context, *state.Set) []string { return nil },
 		Ready:      func(ready bool) { r.ready = append(r.ready, ready) },
 		Policy:     engine.Policy{SubnetFile: "/run/flannel/subnet.env", Traffic: traffic.Options{Masquerade: true, Forward: true}},
 		Resync:     5 * time.Second, Log: slog.New(slog.DiscardHandler),

@@ -2,10 +2,12 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/report"
@@ -115,37 +117,58 @@ func (e *Engine) noteFailures(out reconcile.Outcome) {
 	}
 }
 
+// passed is a pass that ran.
+type passed struct {
+	in      Inputs
+	want    Desired
+	out     reconcile.Outcome
+	reasons []string // why this host is not ready
+	start   time.Time
+}
+
 // publish makes the report of a pass that ran.
-func (e *Engine) publish(in Inputs, want Desired, out reconcile.Outcome, reasons []string, start time.Time) {
-	if in.Own.State != lease.Owned {
-		reasons = append([]string{in.Own.Reason}, reasons...)
+func (e *Engine) publish(p passed) {
+	if p.in.Own.State != lease.Owned {
+		p.reasons = append([]string{p.in.Own.Reason}, p.reasons...)
 	}
+	e.base.Pass.Passes++
 	s := e.base
-	s.Network = report.Network{Backend: in.Network.Backend.Type, Firewall: string(in.Policy.traffic(in.Network).Mode), MTU: want.Set.MTU}
-	for _, f := range in.Network.Families() {
-		s.Network.Networks = append(s.Network.Networks, in.Network.Pools.At(f).Network.String())
-	}
-	s.Uplink = report.Uplink{Name: in.Node.Uplink.Name, MTU: in.Node.Uplink.MTU}
-	for _, f := range addr.Families() {
-		if a := in.Node.Source.At(f); a.IsValid() {
-			s.Uplink.Sources = append(s.Uplink.Sources, a.String())
-		}
-	}
-	s.Pass.At, s.Pass.Duration, s.Pass.Passes = start, time.Since(start), e.base.Pass.Passes+1
-	e.base.Pass.Passes = s.Pass.Passes
+	s.Network = networkReport(p.in, p.want)
+	s.Uplink = uplinkReport(p.in.Node)
+	s.Pass.At, s.Pass.Duration = p.start, time.Since(p.start)
 	failed := map[state.Key]string{}
-	for _, r := range out.Failed() {
+	for _, r := range p.out.Failed() {
 		failed[r.Object.Key()] = r.Err.Error()
 		s.Pass.Failures = append(s.Pass.Failures, report.Failure{Object: r.Object.String(), Error: r.Err.Error()})
 	}
-	for _, p := range want.Peers {
-		s.Peers = append(s.Peers, peerReport(p, failed))
+	for _, peer := range p.want.Peers {
+		s.Peers = append(s.Peers, peerReport(peer, failed))
 	}
-	for _, r := range want.Rejected {
+	for _, r := range p.want.Rejected {
 		s.Rejected = append(s.Rejected, report.Rejected{Key: r.Key, Reason: r.Reason})
 	}
-	s.Ready, s.NotReady = len(reasons) == 0, reasons
+	s.Ready, s.NotReady = len(p.reasons) == 0, p.reasons
 	e.store(s)
+}
+
+func networkReport(in Inputs, want Desired) report.Network {
+	n := report.Network{
+		Backend: in.Network.Backend.Type, Firewall: string(in.Policy.traffic(in.Network).Mode), MTU: want.Set.MTU,
+	}
+	for _, f := range in.Network.Families() {
+		n.Networks = append(n.Networks, in.Network.Pools.At(f).Network.String())
+	}
+	return n
+}
+
+func uplinkReport(n facts.Node) report.Uplink {
+	u := report.Uplink{Name: n.Uplink.Name, MTU: n.Uplink.MTU}
+	for _, f := range addr.Families() {
+		if a := n.Source.At(f); a.IsValid() {
+			u.Sources = append(u.Sources, a.String())
+		}
+	}
+	return u
 }
 
 func peerReport(p Peer, failed map[state.Key]string) report.Peer {
@@ -178,8 +201,8 @@ func (e *Engine) unready(reason string) {
 // store completes and publishes s, and says so when readiness changed.
 func (e *Engine) store(s report.Status) {
 	s.Warnings = slices.Clone(e.warnings)
-	s.Warnings = append(s.Warnings, e.cfg.Base.Warnings...)
-	s.Pass.Changes = clone(e.base.Pass.Changes)
+	s.Warnings = append(s.Warnings, e.conditions...)
+	s.Pass.Changes = maps.Clone(e.base.Pass.Changes)
 	e.fillStore(&s)
 	last := e.status.Swap(&s)
 	if last == nil || last.Ready == s.Ready && slices.Equal(last.NotReady, s.NotReady) {
@@ -207,14 +230,6 @@ func (e *Engine) fillStore(s *report.Status) {
 		s.Store.Cluster, s.Store.Revision, s.Store.Synced = snap.Cluster, snap.Rev, snap.Synced
 		s.Store.LastKnownGood, s.Store.Age = snap.Origin.LastKnownGood, snap.Origin.Age
 	}
-}
-
-func clone(m map[string]int64) map[string]int64 {
-	out := make(map[string]int64, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
-	return out
 }
 
 func prefixes(l lease.Lease) []string {

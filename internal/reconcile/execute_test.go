@@ -1,7 +1,6 @@
 package reconcile_test
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -43,16 +42,16 @@ func want(peers ...byte) *state.Set {
 func TestAddsInOrderRemovesInReverse(t *testing.T) {
 	var log []string
 	_, _, _, drivers := host(t, &log)
-	reconcile.Execute(context.Background(), drivers, want(1), true)
+	reconcile.Execute(t.Context(), drivers, want(1), true)
 	if !slices.IsSortedFunc(log, byKind) || len(log) != 3 {
 		t.Errorf("additions: %q", log)
 	}
 	log = nil
-	reconcile.Execute(context.Background(), drivers, want(1), true)
+	reconcile.Execute(t.Context(), drivers, want(1), true)
 	if len(log) != 0 {
 		t.Errorf("second pass changed %q", log)
 	}
-	reconcile.Execute(context.Background(), drivers, &state.Set{}, true)
+	reconcile.Execute(t.Context(), drivers, &state.Set{}, true)
 	slices.Reverse(log)
 	if !slices.IsSortedFunc(log, byKind) || len(log) != 3 {
 		t.Errorf("removals, reversed: %q", log)
@@ -67,9 +66,9 @@ func byKind(a, b string) int {
 func TestNewBeforeOldGoes(t *testing.T) {
 	var log []string
 	_, _, _, drivers := host(t, &log)
-	reconcile.Execute(context.Background(), drivers, want(1), true)
+	reconcile.Execute(t.Context(), drivers, want(1), true)
 	log = nil
-	reconcile.Execute(context.Background(), drivers, want(2), true)
+	reconcile.Execute(t.Context(), drivers, want(2), true)
 	adds := slices.IndexFunc(log, func(s string) bool { return strings.HasPrefix(s, "remove") })
 	if adds != 2 || len(log) != 4 {
 		t.Errorf("want two additions, then two removals: %q", log)
@@ -79,8 +78,8 @@ func TestNewBeforeOldGoes(t *testing.T) {
 func TestNoDeleteBeforeSynced(t *testing.T) {
 	var log []string
 	_, _, route, drivers := host(t, &log)
-	reconcile.Execute(context.Background(), drivers, want(1, 2), true)
-	reconcile.Execute(context.Background(), drivers, want(1), false)
+	reconcile.Execute(t.Context(), drivers, want(1, 2), true)
+	reconcile.Execute(t.Context(), drivers, want(1), false)
 	if len(route.Have()) != 2 {
 		t.Errorf("a picture that is not synced removed a route: %v", route.Have())
 	}
@@ -96,7 +95,7 @@ func TestOneFailureStopsNothingElse(t *testing.T) {
 		}
 		return nil
 	}
-	out := reconcile.Execute(context.Background(), drivers, want(6, 7, 8), true)
+	out := reconcile.Execute(t.Context(), drivers, want(6, 7, 8), true)
 	if f := out.Failed(); len(f) != 1 || f[0].Object.Key() != bad || !errors.Is(f[0].Err, errRefused) {
 		t.Errorf("failed: %v", f)
 	}
@@ -110,7 +109,7 @@ func TestBrokenLinkBlocksWhatStandsOnIt(t *testing.T) {
 	link, neigh, _, drivers := host(t, &log)
 	link.Refuse = func(reconcile.Change) error { return errRefused }
 	neigh.Refuse = func(reconcile.Change) error { t.Error("tried a neighbour on a missing link"); return nil }
-	out := reconcile.Execute(context.Background(), drivers, want(1), true)
+	out := reconcile.Execute(t.Context(), drivers, want(1), true)
 	blocked := 0
 	for _, r := range out.Failed() {
 		if errors.Is(r.Err, reconcile.ErrBlocked) {
@@ -125,9 +124,9 @@ func TestBrokenLinkBlocksWhatStandsOnIt(t *testing.T) {
 func TestUnreadableKindIsLeftAlone(t *testing.T) {
 	var log []string
 	_, neigh, route, drivers := host(t, &log)
-	reconcile.Execute(context.Background(), drivers, want(1), true)
+	reconcile.Execute(t.Context(), drivers, want(1), true)
 	neigh.Unreadable = func() error { return errRefused }
-	out := reconcile.Execute(context.Background(), drivers, want(2), true)
+	out := reconcile.Execute(t.Context(), drivers, want(2), true)
 	if !errors.Is(out.Unread[state.KindNeighbour], errRefused) {
 		t.Errorf("unread: %v", out.Unread)
 	}
@@ -139,7 +138,7 @@ func TestUnreadableKindIsLeftAlone(t *testing.T) {
 func TestPlanChangesNothing(t *testing.T) {
 	var log []string
 	_, _, _, drivers := host(t, &log)
-	changes, err := reconcile.Plan(context.Background(), drivers, want(1))
+	changes, err := reconcile.Plan(t.Context(), drivers, want(1))
 	if err != nil || len(changes) != 3 || len(log) != 0 {
 		t.Errorf("plan %v, %v; changed %q", changes, err, log)
 	}

@@ -63,7 +63,7 @@ type Set struct {
 // LinkType is the kind of device, in the kernel's word (IFLA_INFO_KIND).
 type LinkType string
 
-// The device types we make.
+// LinkVXLAN is a VXLAN device.
 const LinkVXLAN LinkType = "vxlan"
 
 // Link is a virtual device of ours. It is always wanted up.

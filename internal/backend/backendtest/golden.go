@@ -2,11 +2,11 @@ package backendtest
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,9 +19,9 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
-// Update registers the flag that rewrites golden files; a test package calls
-// it once, from a variable.
-func Update() *bool { return flag.Bool("update", false, "rewrite golden files; review the diff") }
+// UpdateVariable names the environment variable that makes Golden rewrite its
+// files. Review the diff.
+const UpdateVariable = "UPDATE_GOLDEN"
 
 // Golden runs every testdata/*.txtar. An archive has the files
 //
@@ -29,33 +29,38 @@ func Update() *bool { return flag.Bool("update", false, "rewrite golden files; r
 //	node    the host, as JSON (see nodeText)
 //	self    own lease, peer-*  leases of peers, as JSON (see leaseText)
 //	want    expected offer, local state and state per peer
-func Golden(t *testing.T, newBackend New, update bool) {
+func Golden(t *testing.T, newBackend New) {
 	t.Helper()
+	update := os.Getenv(UpdateVariable) != "" //nolint:forbidigo // a switch for developers
 	paths, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no testdata/*.txtar: %v", err)
 	}
 	for _, path := range paths {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			archive, err := txtar.ParseFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := render(t, newBackend, archive)
-			for i, f := range archive.Files {
-				if f.Name != "want" || string(f.Data) == got {
-					continue
-				}
-				if !update {
-					t.Errorf("want\n%s\ngot\n%s", f.Data, got)
-					return
-				}
-				archive.Files[i].Data = []byte(got)
-				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-		})
+		t.Run(filepath.Base(path), func(t *testing.T) { golden(t, newBackend, path, update) })
+	}
+}
+
+func golden(t *testing.T, newBackend New, path string, update bool) {
+	t.Helper()
+	archive, err := txtar.ParseFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := render(t, newBackend, archive)
+	i := slices.IndexFunc(archive.Files, func(f txtar.File) bool { return f.Name == "want" })
+	if i < 0 {
+		t.Fatal("no file named want")
+	}
+	if string(archive.Files[i].Data) == got {
+		return
+	}
+	if !update {
+		t.Fatalf("want\n%s\ngot\n%s", archive.Files[i].Data, got)
+	}
+	archive.Files[i].Data = []byte(got)
+	if err := os.WriteFile(path, txtar.Format(archive), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -12,8 +12,6 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 )
 
-var update = backendtest.Update()
-
 func newVXLAN(t *testing.T, n config.Network) backend.Backend {
 	t.Helper()
 	b, warnings, err := vxlan.New(backend.Setup{Options: n.Backend, Families: n.Families()})
@@ -31,7 +29,7 @@ func TestConform(t *testing.T) {
 		`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`)
 }
 
-func TestGolden(t *testing.T) { backendtest.Golden(t, newVXLAN, *update) }
+func TestGolden(t *testing.T) { backendtest.Golden(t, newVXLAN) }
 
 func TestOptions(t *testing.T) {
 	for _, tt := range []struct{ options, want string }{

@@ -4,6 +4,7 @@ package reconciletest
 
 import (
 	"context"
+	"maps"
 	"sync"
 
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
@@ -32,11 +33,7 @@ func (m *Memory) Kind() state.Kind { return m.Of }
 func (m *Memory) Have() map[state.Key]state.Object {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make(map[state.Key]state.Object, len(m.have))
-	for k, o := range m.have {
-		out[k] = o
-	}
-	return out
+	return maps.Clone(m.have)
 }
 
 // Put places an object, as a stranger or a predecessor would.

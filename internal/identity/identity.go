@@ -1,4 +1,9 @@
-package daemon
+// Package identity is who a host is in the lease protocol: a random id kept in
+// the state directory.
+//
+// It owns the files "lock" and "host-id" there. It knows no store. Called by
+// the daemon.
+package identity
 
 import (
 	"crypto/rand"
@@ -14,20 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// identity is who this host is in the lease protocol.
-type identity struct {
-	host string // 32 hex digits, kept in the state directory
-	boot string // the kernel's random boot id: tells a restart from a reboot
+// Identity is this host's, held until Close.
+type Identity struct {
+	Host string // 32 hex digits, kept in the state directory
+	Boot string // the kernel's random boot id: tells a restart from a reboot
 	lock *os.File
 }
 
 // hostIDBytes gives 128 bits: never two hosts with the same by chance.
 const hostIDBytes = 16
 
-// openIdentity locks the state directory, so that two daemons never share an
+// Open locks the state directory, so that two daemons never share an
 // identity on one host, and reads or makes the host id in it. It is random,
 // never derived from a machine id, which cloned machines share.
-func openIdentity(dir string) (*identity, error) {
+func Open(dir string) (*Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w (choose another with --state-dir)", err)
 	}
@@ -40,20 +45,30 @@ func openIdentity(dir string) (*identity, error) {
 			"--subnet-file or --state-dir: %w", dir, err)
 		return nil, errors.Join(err, lock.Close())
 	}
-	id := &identity{lock: lock}
-	if id.host, err = hostID(filepath.Join(dir, "host-id")); err != nil {
+	id := &Identity{lock: lock}
+	if id.Host, err = hostID(filepath.Join(dir, "host-id")); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("boot id: %w", err), lock.Close())
 	}
-	id.boot = strings.TrimSpace(string(boot))
+	id.Boot = strings.TrimSpace(string(boot))
 	return id, nil
 }
 
-// close gives the state directory free.
-func (id *identity) close() error { return id.lock.Close() }
+// Close gives the state directory free.
+func (id *Identity) Close() error { return id.lock.Close() }
+
+// Peek reads the host id without making or locking anything. A host that has
+// none gets one for this call only.
+func Peek(dir string) (string, error) {
+	path := filepath.Join(dir, "host-id")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return randomID()
+	}
+	return hostID(path)
+}
 
 func hostID(path string) (string, error) {
 	raw, err := os.ReadFile(path)
