@@ -180,7 +180,7 @@ func ofFabric(o map[string]any) bool {
 			return true
 		}
 	}
-	if gateway, ok := o["gateway"].(string); ok && gateway == DirectVia.String() {
+	if gateway, ok := o["gateway"].(string); ok && gateway == DirectVia().String() {
 		return true
 	}
 	dst, _ := o["dst"].(string)

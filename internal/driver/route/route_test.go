@@ -153,7 +153,7 @@ func TestObjectServesAgain(t *testing.T) {
 	f := drivertest.FabricOf(1)
 	drivertest.Ground(t, f)
 	d, want := driver(f, false), f.Local()
-	want.Routes = append(want.Routes, state.Route{Dst: f.Subnet(4, 1), Via: drivertest.DirectVia, Link: drivertest.Uplink})
+	want.Routes = append(want.Routes, state.Route{Dst: f.Subnet(4, 1), Via: drivertest.DirectVia(), Link: drivertest.Uplink})
 	drivertest.MustApply(t, d, want)
 	drivertest.Run(t, "ip route del 10.200.0.0/24\nip route del 10.16.0.16/28")
 	if changes := drivertest.MustPlan(t, d, want); len(changes) != 1 {
@@ -178,13 +178,20 @@ func TestMovesBetweenUplinkAndTunnel(t *testing.T) {
 		}
 		drivertest.Run(t, "ip -6 route add fd00:1:0:2::/128 dev foreign0")
 		for _, want := range []*state.Set{direct, tunnel, direct} {
-			failed := drivertest.Apply(t, d, want)
-			if want == tunnel && len(failed) != 1 || want == direct && len(failed) > 0 {
-				t.Errorf("failed: %v", failed)
+			for _, r := range drivertest.Apply(t, d, want) {
+				if want == direct || r.Op != reconcile.Update && !errors.Is(r.Err, reconcile.ErrBlocked) {
+					t.Errorf("%s %s: %v", r.Op, r.Object, r.Err)
+				}
 			}
 			out := drivertest.Output(t, "ip -6 route show root fd00:1::/32")
-			if strings.Contains(out, "fd00:1:0:1:: dev") || !strings.Contains(out, "fd00:1:0:2:: dev foreign0") {
+			if strings.Contains(out, "\nfd00:1:0:1:: dev") || !strings.Contains(out, "\nfd00:1:0:2:: dev foreign0") {
 				t.Errorf("guide left over, or foreign route gone:\n%s", out)
+			}
+			// The one that cannot move stays where it works.
+			for _, subnet := range []string{"1", "2", "3"} {
+				if !strings.Contains(out, "\nfd00:1:0:"+subnet+"::/64") {
+					t.Errorf("no route to peer %s:\n%s", subnet, out)
+				}
 			}
 		}
 		drivertest.MustBeDone(t, d, direct)
@@ -225,7 +232,8 @@ func TestLinkScope(t *testing.T) {
 		drivertest.Ground(t, f)
 		want := f.Local()
 		want.Routes = []state.Route{
-			{Dst: f.Networks()[0], Link: f.Link(4)}, {Dst: f.Networks()[1], Link: f.Link(6)},
+			{Dst: f.Networks()[0], Link: f.Link(4)},
+			{Dst: f.Networks()[1], Link: f.Link(6)},
 			{Dst: netip.MustParsePrefix("10.16.3.0/28"), Link: f.Link(4), Metric: 7},
 		}
 		d := driver(f, classic)

@@ -269,22 +269,56 @@ func sample(p netip.Prefix) netip.Addr {
 	return p.Addr()
 }
 
-// remove deletes routes, then nexthop objects: deleting an object deletes its
-// routes, also those that others may have put on it meanwhile.
+// remove deletes routes, then nexthop objects. Deleting an object deletes its
+// routes, so one stays while a route that could not be replaced is on it.
 func (w *writer) remove(ctx context.Context, results []reconcile.Result) {
-	w.removeAll(ctx, results, func(o state.Object) (nl.Request, bool) {
+	w.removeAll(ctx, results, func(o state.Object) (nl.Request, error) {
 		f, ok := o.(found)
-		return nl.DelRoute(f.raw), ok
+		if !ok {
+			return nl.Request{}, errOther
+		}
+		return nl.DelRoute(f.raw), nil
 	})
-	w.removeAll(ctx, results, func(o state.Object) (nl.Request, bool) {
+	var busy map[uint32]bool
+	var busyErr error
+	w.removeAll(ctx, results, func(o state.Object) (nl.Request, error) {
 		n, ok := o.(nexthop)
-		// Its id may have been given anew since the plan.
-		return nl.DelNexthop(n.ID), ok && w.objects.byID[n.ID] == n.Nexthop
+		switch {
+		case !ok, w.objects.byID[n.ID] != n.Nexthop:
+			return nl.Request{}, errOther // gone, or its id was given anew since the plan
+		case busy == nil:
+			busy, busyErr = w.busy(ctx)
+		}
+		switch {
+		case busyErr != nil:
+			return nl.Request{}, busyErr
+		case busy[n.ID]:
+			return nl.Request{}, fmt.Errorf("%w: a route is still on it", reconcile.ErrBlocked)
+		}
+		return nl.DelNexthop(n.ID), nil
 	})
 }
 
+// busy lists the objects that routes of ours are on now.
+func (w *writer) busy(ctx context.Context) (map[uint32]bool, error) {
+	ids := map[uint32]bool{}
+	for _, f := range addr.Families() {
+		list, err := w.conn.Routes(ctx, nl.RouteFilter{Family: f, Protocol: state.Protocol})
+		if err != nil {
+			return ids, fmt.Errorf("list %s routes on nexthop objects: %w", f, err)
+		}
+		for _, r := range list {
+			ids[r.Nexthop] = true
+		}
+	}
+	return ids, nil
+}
+
+// errOther says that an object is none of those to remove now.
+var errOther = errors.New("not to be removed now")
+
 func (w *writer) removeAll(
-	ctx context.Context, results []reconcile.Result, request func(state.Object) (nl.Request, bool),
+	ctx context.Context, results []reconcile.Result, request func(state.Object) (nl.Request, error),
 ) {
 	var reqs []nl.Request
 	var at []int
@@ -292,8 +326,12 @@ func (w *writer) removeAll(
 		if r.Op != reconcile.Remove {
 			continue
 		}
-		if req, ok := request(r.Object); ok {
+		req, err := request(r.Object)
+		switch {
+		case err == nil:
 			reqs, at = append(reqs, req), append(at, i)
+		case !errors.Is(err, errOther):
+			results[i].Err = err
 		}
 	}
 	for i, err := range w.conn.Do(ctx, reqs) {
