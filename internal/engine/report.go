@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -73,12 +75,12 @@ func (e *Engine) noteGroup(op reconcile.Op, kind state.Kind, rs []reconcile.Resu
 		return
 	}
 	for _, r := range rs {
-		e.cfg.Log.Info("changed", "op", op, "object", r.Object.String(), "was", r.Was)
-		text := fmt.Sprintf("%s %s", op, r.Object)
+		text := r.Object.String()
 		if r.Was != "" {
 			text += " (was " + r.Was + ")"
 		}
-		e.cfg.Event("change", text)
+		e.cfg.Log.Info("changed", "op", op, "object", text)
+		e.cfg.Event("change", string(op)+" "+text)
 	}
 }
 
@@ -216,7 +218,11 @@ func (e *Engine) store(s report.Status) {
 		e.cfg.Event("ready", "ready")
 		return
 	}
-	e.cfg.Log.Warn("not ready", "reasons", s.NotReady)
+	level := slog.LevelWarn
+	if s.Pass.Passes == 0 {
+		level = slog.LevelInfo // starting takes its steps
+	}
+	e.cfg.Log.Log(context.Background(), level, "not ready", "reasons", s.NotReady)
 	e.cfg.Event("ready", fmt.Sprintf("not ready: %v", s.NotReady))
 }
 
