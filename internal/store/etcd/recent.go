@@ -27,11 +27,11 @@ type recorder struct {
 	log    *slog.Logger
 	wake   chan struct{}
 
-	mu    sync.Mutex
+	mu      sync.Mutex
 	epoch   int64 // of known
 	members int64 // of known
 	known   map[netip.Prefix]bool
-	due   map[netip.Prefix]time.Time
+	due     map[netip.Prefix]time.Time
 }
 
 func newRecorder(c *Client, d *dice, log *slog.Logger) *recorder {

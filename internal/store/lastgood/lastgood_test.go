@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,14 +71,24 @@ func live(cluster string, rev int64) lease.Snapshot {
 // run watches until stop is called; got receives every picture.
 func run(t *testing.T, inner lease.Store, o lastgood.Options) (got func() []lease.Snapshot, stop func()) {
 	t.Helper()
-	var pictures []lease.Snapshot
+	var (
+		mu       sync.Mutex
+		pictures []lease.Snapshot
+	)
+	put := func(p lease.Snapshot) {
+		mu.Lock()
+		defer mu.Unlock()
+		pictures = append(pictures, p)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	s := lastgood.New(inner, o)
-	go func() { done <- s.Watch(ctx, func(p lease.Snapshot) { pictures = append(pictures, p) }) }()
+	go func() { done <- s.Watch(ctx, put) }()
 	return func() []lease.Snapshot {
 			synctest.Wait()
-			return pictures
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(pictures)
 		}, func() {
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
