@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -218,11 +216,11 @@ func (e *Engine) store(s report.Status) {
 		e.cfg.Event("ready", "ready")
 		return
 	}
-	level := slog.LevelWarn
-	if s.Pass.Passes == 0 {
-		level = slog.LevelInfo // starting takes its steps
+	if s.Pass.Passes == 0 { // a start takes its steps
+		e.cfg.Log.Info("starting", "waits", s.NotReady)
+	} else {
+		e.cfg.Log.Warn("not ready", "reasons", s.NotReady)
 	}
-	e.cfg.Log.Log(context.Background(), level, "not ready", "reasons", s.NotReady)
 	e.cfg.Event("ready", fmt.Sprintf("not ready: %v", s.NotReady))
 }
 
