@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -122,15 +123,7 @@ func (d decodedRoute) uses(link int) bool {
 	if d.Link == 0 && d.Nexthop != 0 {
 		return true
 	}
-	if d.Link == link {
-		return true
-	}
-	for _, l := range d.links {
-		if l == link {
-			return true
-		}
-	}
-	return false
+	return d.Link == link || slices.Contains(d.links, link)
 }
 
 func decodeRoute(b []byte) (decodedRoute, error) {

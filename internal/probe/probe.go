@@ -140,9 +140,10 @@ func Watch(ctx context.Context, wake func()) error {
 		err = listen(ctx, s, wake)
 		_ = s.Close()
 		switch {
-		case ctx.Err() != nil:
+		case errors.Is(err, nl.ErrOverrun):
+		case errors.Is(err, ctx.Err()):
 			return nil
-		case !errors.Is(err, nl.ErrOverrun):
+		default:
 			return err
 		}
 	}

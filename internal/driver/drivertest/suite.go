@@ -95,6 +95,7 @@ func Ground(tb testing.TB, f Fabric) {
 }
 
 func twice(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d, want := s.New(f), f.With(s.Peers)
 	Ground(t, f)
@@ -103,6 +104,7 @@ func twice(t *testing.T, s Subject) {
 }
 
 func stolen(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d, want := s.New(f), f.With(3)
 	for _, command := range s.Steal {
@@ -119,6 +121,7 @@ func stolen(t *testing.T, s Subject) {
 }
 
 func leftovers(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d := s.New(f)
 	Run(t, s.Prepare)
@@ -143,6 +146,7 @@ func leftovers(t *testing.T, s Subject) {
 }
 
 func foreign(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d := s.New(f)
 	Ground(t, f)
@@ -156,6 +160,7 @@ func foreign(t *testing.T, s Subject) {
 }
 
 func twoOwners(t *testing.T, s Subject) {
+	t.Helper()
 	one, two := FabricOf(1), FabricOf(2)
 	d1, d2 := s.New(one), s.New(two)
 	Ground(t, one)
@@ -182,6 +187,7 @@ func twoOwners(t *testing.T, s Subject) {
 }
 
 func oneBad(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d, want := s.New(f), f.With(s.Peers)
 	Ground(t, f)
@@ -195,6 +201,7 @@ func oneBad(t *testing.T, s Subject) {
 }
 
 func failedReading(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d, want := s.New(f), f.With(3)
 	Ground(t, f)
@@ -210,6 +217,7 @@ func failedReading(t *testing.T, s Subject) {
 // closing leaves links in place and everything else to the driver: with
 // nothing wanted, nothing of ours remains.
 func closing(t *testing.T, s Subject) {
+	t.Helper()
 	f := FabricOf(1)
 	d := s.New(f)
 	Ground(t, f)

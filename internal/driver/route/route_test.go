@@ -18,132 +18,140 @@ func driver(f drivertest.Fabric, classic bool) reconcile.Driver {
 	return route.New(route.Options{Owner: f.Owner, Networks: f.Networks(), Classic: classic})
 }
 
-// modes runs a test with nexthop objects and without.
-func modes(t *testing.T, test func(t *testing.T, classic bool)) {
-	t.Helper()
-	t.Run("nexthop objects", func(t *testing.T) { test(t, false) })
-	t.Run("classic", func(t *testing.T) { test(t, true) })
+func mode(classic bool) string {
+	if classic {
+		return "classic"
+	}
+	return "nexthop objects"
 }
 
 func TestConformance(t *testing.T) {
-	modes(t, func(t *testing.T, classic bool) {
-		flush := "ip nexthop flush proto 70"
-		if classic {
-			flush = "ip -6 route flush proto 70"
-		}
-		drivertest.Conformance(t, drivertest.Subject{
-			New:   func(f drivertest.Fabric) reconcile.Driver { return driver(f, classic) },
-			Peers: 999,
-			Steal: []string{
-				"ip route del 10.16.0.16/28",
-				"ip -6 route del fd00:1:0:1::/64",
-				"ip route del 10.16.0.64/28",
-				"ip route del blackhole 10.16.0.0/28 metric 4000",
-				"ip route replace 10.16.0.16/28 via 198.51.100.5 dev eth0 proto 70",
-				"ip route replace 10.16.0.16/28 via 10.16.0.32 dev flannel.1 onlink proto 70",
-				"ip route replace 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink",
-				"ip route replace 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink proto 70 mtu 1200",
-				"ip -6 route replace fd00:1:0:1::/64 via fd00:1:0:2:: dev flannel-v6.1 onlink proto 70",
-				"ip -6 route replace fd00:1:0:1::/64 via 2001:db8::5 dev eth0 proto 70",
-				flush,
-				"ip link set flannel.1 down",
-			},
-			Litter: []string{
-				"ip route add 10.16.7.0/28 via 10.16.7.0 dev flannel.1 onlink",
-				"ip route add 10.16.7.16/28 via 10.16.7.0 dev flannel.1 onlink proto 70",
-				"ip -6 route add fd00:1:0:77::/64 via fd00:1:0:77:: dev flannel-v6.1 onlink",
-				"ip route add 10.16.7.32/28 via 198.51.100.5 dev eth0 proto 70",
-				"ip route add blackhole 10.16.7.48/28 proto 70",
-				"ip route add 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink metric 50 proto 70",
-				"ip nexthop add id 1074790399 via 10.16.7.0 dev flannel.1 onlink proto 70",
-			},
-			Bad: func(f drivertest.Fabric, s *state.Set) {
-				r := s.Routes[2]
-				r.Dst, r.Link = f.Subnet(4, 3000), "missing0"
-				s.Routes = append(s.Routes, r)
-			},
+	for _, classic := range []bool{false, true} {
+		t.Run(mode(classic), func(t *testing.T) {
+			flush := "ip nexthop flush proto 70"
+			if classic {
+				flush = "ip -6 route flush proto 70"
+			}
+			drivertest.Conformance(t, drivertest.Subject{
+				New:   func(f drivertest.Fabric) reconcile.Driver { return driver(f, classic) },
+				Peers: 999,
+				Steal: []string{
+					"ip route del 10.16.0.16/28",
+					"ip -6 route del fd00:1:0:1::/64",
+					"ip route del 10.16.0.64/28",
+					"ip route del blackhole 10.16.0.0/28 metric 4000",
+					"ip route replace 10.16.0.16/28 via 198.51.100.5 dev eth0 proto 70",
+					"ip route replace 10.16.0.16/28 via 10.16.0.32 dev flannel.1 onlink proto 70",
+					"ip route replace 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink",
+					"ip route replace 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink proto 70 mtu 1200",
+					"ip -6 route replace fd00:1:0:1::/64 via fd00:1:0:2:: dev flannel-v6.1 onlink proto 70",
+					"ip -6 route replace fd00:1:0:1::/64 via 2001:db8::5 dev eth0 proto 70",
+					flush,
+					"ip link set flannel.1 down",
+				},
+				Litter: []string{
+					"ip route add 10.16.7.0/28 via 10.16.7.0 dev flannel.1 onlink",
+					"ip route add 10.16.7.16/28 via 10.16.7.0 dev flannel.1 onlink proto 70",
+					"ip -6 route add fd00:1:0:77::/64 via fd00:1:0:77:: dev flannel-v6.1 onlink",
+					"ip route add 10.16.7.32/28 via 198.51.100.5 dev eth0 proto 70",
+					"ip route add blackhole 10.16.7.48/28 proto 70",
+					"ip route add 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink metric 50 proto 70",
+					"ip nexthop add id 1074790399 via 10.16.7.0 dev flannel.1 onlink proto 70",
+				},
+				Bad: func(f drivertest.Fabric, s *state.Set) {
+					r := s.Routes[2]
+					r.Dst, r.Link = f.Subnet(4, 3000), "missing0"
+					s.Routes = append(s.Routes, r)
+				},
+			})
 		})
-	})
+	}
 }
 
 func TestForm(t *testing.T) {
-	modes(t, func(t *testing.T, classic bool) {
-		drivertest.Namespace(t)
-		f := drivertest.FabricOf(1)
-		drivertest.Ground(t, f)
-		drivertest.MustApply(t, driver(f, classic), f.With(1))
-		out := drivertest.Output(t, "ip route show proto 70") + drivertest.Output(t, "ip -6 route show proto 70")
-		wants := []string{
-			"blackhole 10.16.0.0/28 metric 4000", "10.16.0.32/28 ", "via 198.51.100.200 dev eth0",
-			"via 10.16.0.16 dev flannel.1 onlink", "via fd00:1:0:1:: dev flannel-v6.1", "metric 1024", "pref medium",
-		}
-		for _, want := range wants {
-			if !strings.Contains(out, want) {
-				t.Errorf("no %q in\n%s", want, out)
+	for _, classic := range []bool{false, true} {
+		t.Run(mode(classic), func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			drivertest.MustApply(t, driver(f, classic), f.With(1))
+			out := drivertest.Output(t, "ip route show proto 70") + drivertest.Output(t, "ip -6 route show proto 70")
+			wants := []string{
+				"blackhole 10.16.0.0/28 metric 4000", "10.16.0.32/28 ", "via 198.51.100.200 dev eth0",
+				"via 10.16.0.16 dev flannel.1 onlink", "via fd00:1:0:1:: dev flannel-v6.1", "metric 1024", "pref medium",
 			}
-		}
-		if classic == strings.Contains(out, "nhid") {
-			t.Errorf("classic is %v, and:\n%s", classic, out)
-		}
-	})
+			for _, want := range wants {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, out)
+				}
+			}
+			if classic == strings.Contains(out, "nhid") {
+				t.Errorf("classic is %v, and:\n%s", classic, out)
+			}
+		})
+	}
 }
 
 // Nothing that plain flannel left is removed first: no packet finds a gap.
 func TestTakesOverInPlace(t *testing.T) {
-	modes(t, func(t *testing.T, classic bool) {
-		drivertest.Namespace(t)
-		f := drivertest.FabricOf(1)
-		drivertest.Ground(t, f)
-		drivertest.Run(t, `
+	for _, classic := range []bool{false, true} {
+		t.Run(mode(classic), func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			drivertest.Run(t, `
 			ip route add 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink
 			ip -6 route add fd00:1:0:1::/64 via fd00:1:0:1:: dev flannel-v6.1 onlink
 			ip route add 10.16.0.32/28 via 198.51.100.200 dev eth0
 			ip route add blackhole 10.16.0.0/28 metric 4000
 			ip -6 route add blackhole fd00:1::/64 metric 4000
 		`)
-		d := driver(f, classic)
-		for _, c := range drivertest.MustPlan(t, d, f.With(1)) {
-			if c.Op == reconcile.Remove {
-				t.Errorf("would remove %s", c.Object)
+			d := driver(f, classic)
+			for _, c := range drivertest.MustPlan(t, d, f.With(1)) {
+				if c.Op == reconcile.Remove {
+					t.Errorf("would remove %s", c.Object)
+				}
 			}
-		}
-		drivertest.MustApply(t, d, f.With(1))
-		drivertest.MustBeDone(t, d, f.With(1))
-		for _, family := range []string{"-4", "-6"} {
-			out := drivertest.Output(t, "ip "+family+" route show proto boot")
-			if strings.Contains(out, "10.16.") || strings.Contains(out, "fd00:1:") {
-				t.Errorf("left over:\n%s", out)
+			drivertest.MustApply(t, d, f.With(1))
+			drivertest.MustBeDone(t, d, f.With(1))
+			for _, family := range []string{"-4", "-6"} {
+				out := drivertest.Output(t, "ip "+family+" route show proto boot")
+				if strings.Contains(out, "10.16.") || strings.Contains(out, "fd00:1:") {
+					t.Errorf("left over:\n%s", out)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestForeignRouteIsNamed(t *testing.T) {
-	modes(t, func(t *testing.T, classic bool) {
-		drivertest.Namespace(t)
-		f := drivertest.FabricOf(1)
-		drivertest.Ground(t, f)
-		drivertest.Run(t, `
+	for _, classic := range []bool{false, true} {
+		t.Run(mode(classic), func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			drivertest.Run(t, `
 			ip route add 10.16.0.16/28 via 192.0.2.9 dev foreign0
 			ip -6 route add fd00:1:0:1::/64 via 2001:db8:7::9 dev foreign0 metric 1024
 			ip route add 10.16.0.32/28 via 198.51.100.201 dev eth0
 		`)
-		before := drivertest.Output(t, "ip route show proto boot") + drivertest.Output(t, "ip -6 route show proto boot")
-		failed := drivertest.Apply(t, driver(f, classic), f.With(1))
-		if len(failed) != 3 {
-			t.Errorf("want three refusals, got %v", failed)
-		}
-		for _, r := range failed {
-			named := strings.Contains(r.Err.Error(), "dev foreign0") || strings.Contains(r.Err.Error(), "via 198.51.100.201")
-			if !errors.Is(r.Err, unix.EEXIST) || !named {
-				t.Errorf("%s: %v", r.Object, r.Err)
+			before := drivertest.Output(t, "ip route show proto boot") + drivertest.Output(t, "ip -6 route show proto boot")
+			failed := drivertest.Apply(t, driver(f, classic), f.With(1))
+			if len(failed) != 3 {
+				t.Errorf("want three refusals, got %v", failed)
 			}
-		}
-		after := drivertest.Output(t, "ip route show proto boot") + drivertest.Output(t, "ip -6 route show proto boot")
-		if before != after {
-			t.Errorf("touched:\n%s\n%s", before, after)
-		}
-	})
+			for _, r := range failed {
+				named := strings.Contains(r.Err.Error(), "dev foreign0") || strings.Contains(r.Err.Error(), "via 198.51.100.201")
+				if !errors.Is(r.Err, unix.EEXIST) || !named {
+					t.Errorf("%s: %v", r.Object, r.Err)
+				}
+			}
+			after := drivertest.Output(t, "ip route show proto boot") + drivertest.Output(t, "ip -6 route show proto boot")
+			if before != after {
+				t.Errorf("touched:\n%s\n%s", before, after)
+			}
+		})
+	}
 }
 
 // A route over the uplink was deleted, its nexthop object was not: the object
@@ -166,36 +174,38 @@ func TestObjectServesAgain(t *testing.T) {
 // From the uplink to the tunnel and back there is always a route, and a
 // foreign host route to the gateway is left alone.
 func TestMovesBetweenUplinkAndTunnel(t *testing.T) {
-	modes(t, func(t *testing.T, classic bool) {
-		drivertest.Namespace(t)
-		f := drivertest.FabricOf(1)
-		drivertest.Ground(t, f)
-		d, tunnel, direct := driver(f, classic), f.With(3), f.With(3)
-		for i := range direct.Routes {
-			if r := &direct.Routes[i]; r.Link == f.Link(6) {
-				r.Via, r.Link, r.Onlink = drivertest.Public(6, 9), drivertest.Uplink, false
-			}
-		}
-		drivertest.Run(t, "ip -6 route add fd00:1:0:2::/128 dev foreign0")
-		for _, want := range []*state.Set{direct, tunnel, direct} {
-			for _, r := range drivertest.Apply(t, d, want) {
-				if want == direct || r.Op != reconcile.Update && !errors.Is(r.Err, reconcile.ErrBlocked) {
-					t.Errorf("%s %s: %v", r.Op, r.Object, r.Err)
+	for _, classic := range []bool{false, true} {
+		t.Run(mode(classic), func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			d, tunnel, direct := driver(f, classic), f.With(3), f.With(3)
+			for i := range direct.Routes {
+				if r := &direct.Routes[i]; r.Link == f.Link(6) {
+					r.Via, r.Link, r.Onlink = drivertest.Public(6, 9), drivertest.Uplink, false
 				}
 			}
-			out := drivertest.Output(t, "ip -6 route show root fd00:1::/32")
-			if strings.Contains(out, "\nfd00:1:0:1:: dev") || !strings.Contains(out, "\nfd00:1:0:2:: dev foreign0") {
-				t.Errorf("guide left over, or foreign route gone:\n%s", out)
-			}
-			// The one that cannot move stays where it works.
-			for _, subnet := range []string{"1", "2", "3"} {
-				if !strings.Contains(out, "\nfd00:1:0:"+subnet+"::/64") {
-					t.Errorf("no route to peer %s:\n%s", subnet, out)
+			drivertest.Run(t, "ip -6 route add fd00:1:0:2::/128 dev foreign0")
+			for _, want := range []*state.Set{direct, tunnel, direct} {
+				for _, r := range drivertest.Apply(t, d, want) {
+					if want == direct || r.Op != reconcile.Update && !errors.Is(r.Err, reconcile.ErrBlocked) {
+						t.Errorf("%s %s: %v", r.Op, r.Object, r.Err)
+					}
+				}
+				out := drivertest.Output(t, "ip -6 route show root fd00:1::/32")
+				if strings.Contains(out, "\nfd00:1:0:1:: dev") || !strings.Contains(out, "\nfd00:1:0:2:: dev foreign0") {
+					t.Errorf("guide left over, or foreign route gone:\n%s", out)
+				}
+				// The one that cannot move stays where it works.
+				for _, subnet := range []string{"1", "2", "3"} {
+					if !strings.Contains(out, "\nfd00:1:0:"+subnet+"::/64") {
+						t.Errorf("no route to peer %s:\n%s", subnet, out)
+					}
 				}
 			}
-		}
-		drivertest.MustBeDone(t, d, direct)
-	})
+			drivertest.MustBeDone(t, d, direct)
+		})
+	}
 }
 
 // A change of mode is no reason to touch what works.
@@ -226,22 +236,24 @@ func TestTakenIDsAreSkipped(t *testing.T) {
 }
 
 func TestLinkScope(t *testing.T) {
-	modes(t, func(t *testing.T, classic bool) {
-		drivertest.Namespace(t)
-		f := drivertest.FabricOf(1)
-		drivertest.Ground(t, f)
-		want := f.Local()
-		want.Routes = []state.Route{
-			{Dst: f.Networks()[0], Link: f.Link(4)},
-			{Dst: f.Networks()[1], Link: f.Link(6)},
-			{Dst: netip.MustParsePrefix("10.16.3.0/28"), Link: f.Link(4), Metric: 7},
-		}
-		d := driver(f, classic)
-		drivertest.MustApply(t, d, want)
-		drivertest.MustBeDone(t, d, want)
-		out := drivertest.Output(t, "ip route show dev flannel.1")
-		if !strings.Contains(out, "10.16.0.0/12 proto 70 scope link") {
-			t.Errorf("got\n%s", out)
-		}
-	})
+	for _, classic := range []bool{false, true} {
+		t.Run(mode(classic), func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			want := f.Local()
+			want.Routes = []state.Route{
+				{Dst: f.Networks()[0], Link: f.Link(4)},
+				{Dst: f.Networks()[1], Link: f.Link(6)},
+				{Dst: netip.MustParsePrefix("10.16.3.0/28"), Link: f.Link(4), Metric: 7},
+			}
+			d := driver(f, classic)
+			drivertest.MustApply(t, d, want)
+			drivertest.MustBeDone(t, d, want)
+			out := drivertest.Output(t, "ip route show dev flannel.1")
+			if !strings.Contains(out, "10.16.0.0/12 proto 70 scope link") {
+				t.Errorf("got\n%s", out)
+			}
+		})
+	}
 }
