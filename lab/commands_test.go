@@ -239,7 +239,7 @@ func container(ctx context.Context, s *stage, c call) error {
 	return err
 }
 
-// [!] on NODE COMMAND…; NODE may be a host, a container or outside. The
+// [!] on NODE COMMAND…; NODE is a host, a container, etcd or outside. The
 // command "flannelctl" is the built one.
 func on(ctx context.Context, s *stage, c call) error {
 	if len(c.args) < 2 {
@@ -273,8 +273,11 @@ func negated(c call, err error) error {
 }
 
 func (s *stage) node(name string) (*lab.Node, error) {
-	if name == "outside" {
+	switch name {
+	case "outside":
 		return s.fabric.Outside, nil
+	case "etcd":
+		return s.fabric.Etcd.Node, nil
 	}
 	if h, err := s.fabric.Host(name); err == nil {
 		return h.Node, nil
@@ -422,14 +425,22 @@ func same(ctx context.Context, s *stage, c call) error {
 	return negated(c, nil)
 }
 
-// cut HOST
+// cut NODE: its cable is out; etcd has one, too.
 func cut(ctx context.Context, s *stage, c call) error {
-	return s.each(c.args, func(h *lab.Host) error { return s.fabric.Cut(ctx, h) })
+	n, err := s.node(c.arg(0))
+	if err != nil {
+		return err
+	}
+	return s.fabric.Cut(ctx, n)
 }
 
-// heal HOST
+// heal NODE
 func heal(ctx context.Context, s *stage, c call) error {
-	return s.each(c.args, func(h *lab.Host) error { return s.fabric.Heal(ctx, h) })
+	n, err := s.node(c.arg(0))
+	if err != nil {
+		return err
+	}
+	return s.fabric.Heal(ctx, n)
 }
 
 // readdr HOST ADDRESS

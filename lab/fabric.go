@@ -154,12 +154,6 @@ func (f *Fabric) adopt(made []*Node) {
 	}
 }
 
-func (f *Fabric) logf(format string, args ...any) {
-	if f.Options.Log != nil {
-		f.Options.Log(format, args...)
-	}
-}
-
 // families calls do for each enabled family and stops at the first error.
 func (f *Fabric) families(do func(addr.Family) error) error {
 	for _, fam := range f.Options.Families {

@@ -32,8 +32,6 @@ type Options struct {
 	Binaries Binaries
 	// NetConf replaces the network config, if not empty.
 	NetConf string
-	// Log gets one line per step, if not nil.
-	Log func(format string, args ...any)
 }
 
 // Binaries are the built programs, as absolute paths.

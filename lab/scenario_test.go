@@ -94,14 +94,14 @@ func matrix(t *testing.T, file string) []variant {
 	if !ok {
 		return all
 	}
-	for _, axis := range strings.Fields(axes) {
+	for axis := range strings.FieldsSeq(axes) {
 		key, values, ok := strings.Cut(axis, "=")
 		if !ok {
 			t.Fatalf("%s: matrix axis %q has no =", file, axis)
 		}
 		var next []variant
 		for _, v := range all {
-			for _, value := range strings.Split(values, ",") {
+			for value := range strings.SplitSeq(values, ",") {
 				w := maps.Clone(v)
 				w[key] = value
 				next = append(next, w)

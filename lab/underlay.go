@@ -108,18 +108,22 @@ func (f *Fabric) RouteFromOutside(ctx context.Context, subnet netip.Prefix, h *H
 	return gateway.ip(ctx, fmt.Sprintf("route replace %s via %s", subnet, via))
 }
 
-// Cut takes the host's cable out of the switch; Heal puts it back.
-func (f *Fabric) Cut(ctx context.Context, h *Host) error {
-	return f.middle.ip(ctx, "link set "+portOf(h.Name)+" down")
+// Cut takes the cable of a node (a host, or etcd) out of the switch.
+func (f *Fabric) Cut(ctx context.Context, n *Node) error {
+	return f.middle.ip(ctx, "link set "+portOf(n.Name)+" down")
 }
 
-// Heal puts the host's cable back. A router forgets the addresses of a dead
-// IPv6 segment, so they are set again.
-func (f *Fabric) Heal(ctx context.Context, h *Host) error {
-	port := portOf(h.Name)
+// Heal puts the cable back. A router forgets the addresses of a dead IPv6
+// segment, so they are set again.
+func (f *Fabric) Heal(ctx context.Context, n *Node) error {
+	port := portOf(n.Name)
 	lines := []string{"link set " + port + " up"}
 	if f.Options.Underlay == Routed && f.Options.has(addr.IPv6) {
-		lines = append(lines, fmt.Sprintf("addr replace %s dev %s nodad", f.plan.router(addr.IPv6, h.Index), port))
+		for _, s := range f.stations() {
+			if s.Node == n {
+				lines = append(lines, fmt.Sprintf("addr replace %s dev %s nodad", f.plan.router(addr.IPv6, s.index), port))
+			}
+		}
 	}
 	return f.middle.ip(ctx, lines...)
 }

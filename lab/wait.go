@@ -28,7 +28,7 @@ func Eventually(ctx context.Context, look func(context.Context) error) error {
 		if err == nil {
 			return nil
 		}
-		if last == nil || ctx.Err() == nil {
+		if last == nil || !over(ctx) {
 			last = err // a look cut short by the deadline says less than the one before
 		}
 		if p := (permanent{}); errors.As(err, &p) {
@@ -40,4 +40,10 @@ func Eventually(ctx context.Context, look func(context.Context) error) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// over says whether ctx has ended, also when nobody had the time to end it.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
