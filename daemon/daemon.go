@@ -39,6 +39,9 @@ type Config struct {
 	Out     io.Writer // the plan of a dry run goes here
 }
 
+// resubscribe is the wait before kernel notifications are tried again.
+const resubscribe = time.Second
+
 // closing is how long an orderly stop may take to tell the store.
 const closing = 3 * time.Second
 
@@ -90,7 +93,7 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g.Go(func() error { return control.Serve(ctx, at.socket, p) })
 	g.Go(func() error { return stopped(stores.watched.Watch(ctx, p.picture)) })
 	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
-	g.Go(func() error { return stopped(probe.Watch(ctx, p.engine.Ring)) })
+	g.Go(func() error { return p.watchKernel(ctx) })
 	g.Go(func() error { return stopped(p.engine.Run(ctx)) })
 	err = g.Wait()
 	c.Log.Info("flanneld stops; lease, devices and rules stay")
@@ -98,6 +101,23 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
 	return errors.Join(err, stores.close(bye))
+}
+
+// watchKernel rings when links, addresses or routes change. Without it every
+// change still is found, by the next periodic pass.
+func (p *parts) watchKernel(ctx context.Context) error {
+	for {
+		err := probe.Watch(ctx, p.engine.Ring)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		p.log.Warn("kernel notifications ended, subscribing again", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(resubscribe):
+		}
+	}
 }
 
 // stopped turns the end of a context into success: it is how a daemon stops.

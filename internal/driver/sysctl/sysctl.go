@@ -39,7 +39,7 @@ func (*Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, e
 		have, err := read(s.Path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			if !s.Optional || s.Link != "" {
+			if !s.Optional || comes(s) {
 				out = append(out, reconcile.Change{Op: reconcile.Add, Object: s})
 			}
 		case err != nil:
@@ -62,6 +62,13 @@ func (*Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcil
 		}
 	}
 	return results
+}
+
+// comes says whether a missing switch will be there with its link: a kernel
+// without IPv6 has none for any link, and never will.
+func comes(s state.Sysctl) bool {
+	_, err := os.Stat(path(filepath.Dir(filepath.Dir(s.Path))))
+	return s.Link != "" && err == nil
 }
 
 func apply(ch reconcile.Change) error {

@@ -20,6 +20,7 @@ func TestSwitches(t *testing.T) {
 		{Path: "net/ipv6/conf/eth0/accept_ra", Value: "2", Link: "eth0"},
 		{Path: "net/ipv4/ip_local_port_range", Value: "20000 30000"},
 		{Path: "net/ipv4/conf/eth0/of_another_kernel", Value: "1", Optional: true},
+		{Path: "net/of_another_kernel/conf/eth0/accept_ra", Value: "0", Link: "eth0", Optional: true},
 	}}
 	d := sysctl.New()
 	if n := len(drivertest.MustPlan(t, d, want)); n != 3 {
