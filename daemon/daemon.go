@@ -106,18 +106,16 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 // watchKernel rings when links, addresses or routes change. Without it every
 // change still is found, by the next periodic pass.
 func (p *parts) watchKernel(ctx context.Context) error {
-	for {
-		err := probe.Watch(ctx, p.engine.Ring)
-		if err == nil || ctx.Err() != nil {
-			return nil
+	for ctx.Err() == nil {
+		if err := probe.Watch(ctx, p.engine.Ring); err != nil {
+			p.log.Warn("kernel notifications ended, subscribing again", "err", err)
 		}
-		p.log.Warn("kernel notifications ended, subscribing again", "err", err)
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(resubscribe):
 		}
 	}
+	return nil
 }
 
 // stopped turns the end of a context into success: it is how a daemon stops.

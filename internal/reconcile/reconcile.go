@@ -51,6 +51,18 @@ type Driver interface {
 	Apply(ctx context.Context, changes []Change) []Result
 }
 
+// Each applies changes one by one, for drivers that have no batches.
+func Each(ctx context.Context, changes []Change, apply func(Change) error) []Result {
+	results := make([]Result, len(changes))
+	for i, ch := range changes {
+		results[i].Change = ch
+		if results[i].Err = ctx.Err(); results[i].Err == nil {
+			results[i].Err = apply(ch)
+		}
+	}
+	return results
+}
+
 // ErrBlocked is the error of a change that was not tried, because something
 // it stands on is not there.
 var ErrBlocked = errors.New("blocked")

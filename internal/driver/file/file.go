@@ -63,14 +63,7 @@ func (*Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, e
 
 // Apply implements reconcile.Driver.
 func (*Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcile.Result {
-	results := make([]reconcile.Result, len(changes))
-	for i, ch := range changes {
-		results[i].Change = ch
-		if results[i].Err = ctx.Err(); results[i].Err == nil {
-			results[i].Err = apply(ch)
-		}
-	}
-	return results
+	return reconcile.Each(ctx, changes, apply)
 }
 
 func apply(ch reconcile.Change) error {
