@@ -66,9 +66,9 @@ test-root: ## driver tests in namespaces of their own
 	@$(GO) test -json $(ASROOT) $(ROOTED) | $(call SUM,root)
 
 .PHONY: lab
-lab: build ## scenarios with real processes in namespaces [RUN=TestScenarios/vxlan]
+lab: build ## scenarios with real processes in namespaces [SCENARIO=vxlan/dual-nft-own]
 	@mkdir -p $(RESULTS)
-	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(RUN),-run '$(RUN)') ./lab | $(call SUM,lab)
+	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)') ./lab | $(call SUM,lab)
 
 .PHONY: check
 check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows
@@ -100,6 +100,13 @@ $(GOVULNCHECK):
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
 	@mv $(TOOLS)/govulncheck $@
+
+.PHONY: explore
+explore: ## the schedule explorer, long [SEEDS=5000 SEED=1]
+	$(GO) test -count=1 -timeout 2h -v ./internal/explorer -run 'Explore|Planted' -seeds $(SEEDS) -seed $(SEED)
+
+SEEDS ?= 5000
+SEED ?= 1
 
 .PHONY: bench
 bench: ## benchmarks, as root
