@@ -105,7 +105,7 @@ func (a *attempt) round(ctx context.Context) (lease.Held, error) {
 	pl, err := newPlan(p, s.options.HostID, a.claim)
 	if a.sent && a.landed(pl) {
 		s.client.revoke(ctx, a.old)
-		return a.finish(ctx, pl, p.entries[pl.key])
+		return a.finish(ctx, p.entries[pl.key])
 	}
 	if err != nil {
 		return lease.Held{}, err
@@ -154,11 +154,11 @@ func (a *attempt) write(ctx context.Context, pl plan, fence int64) (lease.Held, 
 	if written.Create == 0 {
 		written.Create = r.Rev
 	}
-	return a.finish(ctx, pl, written)
+	return a.finish(ctx, written)
 }
 
 // finish verifies a new lease against hosts that write without asking.
-func (a *attempt) finish(ctx context.Context, pl plan, e kv.Entry) (lease.Held, error) {
+func (a *attempt) finish(ctx context.Context, e kv.Entry) (lease.Held, error) {
 	s := a.store
 	h := lease.Held{
 		Lease: lease.Lease{

@@ -227,7 +227,7 @@ func (p *picture) owner(l *item) string {
 		switch {
 		case !ok, i > 0 && h.host != host:
 			return ""
-		case h.grant != l.grant && !(l.Reserved && p.hasAddress(l, h.host)):
+		case h.grant != l.grant && (!l.Reserved || !p.hasAddress(l, h.host)):
 			return ""
 		}
 		host = h.host

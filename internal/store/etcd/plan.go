@@ -128,13 +128,8 @@ func (pl *plan) dead(p *picture, host string, a netip.Addr) error {
 // bind takes the claims and address records.
 func (pl *plan) bind(p *picture, c lease.Claim) error {
 	for _, key := range claimKeys(c.Subnets) {
-		if h, ok := p.holders[key]; ok && h.host != pl.host {
-			if !c.Takeover || p.alive(h.host) {
-				return fmt.Errorf("%s is bound to host %s: %w", key, h.host, lease.ErrTaken)
-			}
-			pl.ifs = append(pl.ifs, kv.Absent(kv.One(sessionsDir+h.host)))
-		} else if _, bad := p.bad[key]; bad {
-			return fmt.Errorf("%s cannot be read: %w", key, lease.ErrTaken)
+		if err := pl.unbound(p, key, c.Takeover); err != nil {
+			return err
 		}
 		pl.take(p, key)
 	}
@@ -147,6 +142,23 @@ func (pl *plan) bind(p *picture, c lease.Claim) error {
 		}
 		pl.take(p, key)
 	}
+	return nil
+}
+
+// unbound demands that the claim at key is free, ours, or of a dead host that
+// we may take over.
+func (pl *plan) unbound(p *picture, key string, takeover bool) error {
+	if _, bad := p.bad[key]; bad {
+		return fmt.Errorf("%s cannot be read: %w", key, lease.ErrTaken)
+	}
+	h, ok := p.holders[key]
+	switch {
+	case !ok || h.host == pl.host:
+		return nil
+	case !takeover || p.alive(h.host):
+		return fmt.Errorf("%s is bound to host %s: %w", key, h.host, lease.ErrTaken)
+	}
+	pl.ifs = append(pl.ifs, kv.Absent(kv.One(sessionsDir+h.host)))
 	return nil
 }
 

@@ -95,39 +95,47 @@ func (s *session) ensure(ctx context.Context, public []netip.Addr) (int64, error
 }
 
 // create puts our key in place of nothing or of our own predecessor.
-func (s *session) create(ctx context.Context) (int64, error) {
+func (s *session) create(ctx context.Context) (mod int64, err error) {
 	const tries = 4
 	var fresh kv.LeaseID
 	for range tries {
-		old, err := s.client.get(ctx, s.key)
-		if err != nil {
-			s.client.revoke(ctx, fresh)
-			return 0, err
+		var old kv.Entry
+		if old, err = s.client.get(ctx, s.key); err != nil {
+			break
 		}
 		if fresh != 0 && old.Lease == fresh {
 			return s.begin(fresh, old.Mod), nil
 		}
-		if err := s.mayReplace(old); err != nil {
-			s.client.revoke(ctx, fresh)
-			return 0, err
+		if err = s.mayReplace(old); err != nil {
+			break
 		}
 		if fresh == 0 {
 			if fresh, err = s.client.grant(ctx, s.options.SessionTTL); err != nil {
-				return 0, fmt.Errorf("session: %w", err)
+				break
 			}
 		}
-		r, err := s.client.txn(ctx, kv.Txn{
-			If:   []kv.Cmp{kv.Unchanged(s.key, old.Mod)},
-			Then: []kv.Op{put(s.key, encode(presence{Boot: s.options.BootID, Run: s.run, Public: s.public}), fresh)},
-		})
-		if err == nil && r.OK {
-			s.client.revoke(ctx, old.Lease)
-			return s.begin(fresh, r.Rev), nil
+		if mod, err = s.replace(ctx, old, fresh); err == nil {
+			return s.begin(fresh, mod), nil
 		}
 		// Refused or unanswered: the next reading tells which.
 	}
 	s.client.revoke(ctx, fresh)
-	return 0, fmt.Errorf("session %s: %w", s.key, kv.ErrUnavailable)
+	return 0, fmt.Errorf("session: %w", err)
+}
+
+func (s *session) replace(ctx context.Context, old kv.Entry, grant kv.LeaseID) (int64, error) {
+	r, err := s.client.txn(ctx, kv.Txn{
+		If:   []kv.Cmp{kv.Unchanged(s.key, old.Mod)},
+		Then: []kv.Op{put(s.key, encode(presence{Boot: s.options.BootID, Run: s.run, Public: s.public}), grant)},
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("write %s: %w", s.key, err)
+	case !r.OK:
+		return 0, errContest
+	}
+	s.client.revoke(ctx, old.Lease)
+	return r.Rev, nil
 }
 
 func (s *session) begin(grant kv.LeaseID, mod int64) int64 {

@@ -3,12 +3,14 @@ package etcd_test
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/fake"
 	"github.com/flannel-ng/flannel-ng/internal/store/storetest"
 )
 
@@ -181,4 +183,32 @@ func TestSecondDaemonWins(t *testing.T) {
 			t.Errorf("the earlier daemon released: %v", err)
 		}
 	})
+}
+
+func TestUnansweredSession(t *testing.T) {
+	for name, e := range map[string]fake.Effect{
+		"request lost": {Fault: fake.DropRequest},
+		"answer lost":  {Fault: fake.DropResponse},
+		"late":         {Fault: fake.Late, After: time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				var once atomic.Bool
+				w.SetHook(func(c fake.Call) fake.Effect {
+					if c.Method == fake.MethodTxn && c.Txn.Then[0].Key == prefix+"/ng/sessions/h1" && once.CompareAndSwap(false, true) {
+						return e
+					}
+					return fake.Effect{Before: 600 * time.Microsecond}
+				})
+				claim(t, w.store("h1"), ask("192.0.2.1", "10.5.1.0/24"))
+				if !once.Load() {
+					t.Error("the case met no session")
+				}
+				if n := w.Grants(); n != 2 {
+					t.Errorf("%d grants, want the lease's and the session's", n)
+				}
+			})
+		})
+	}
 }

@@ -123,7 +123,7 @@ func (f *follower) watch(ctx context.Context) error {
 }
 
 func drain(batches <-chan kv.Batch) {
-	for range batches { //nolint:revive // until the sender has closed it
+	for range batches {
 	}
 }
 

@@ -447,11 +447,11 @@ func testWatchDelete(t *testing.T, e env) {
 	}
 }
 
-func testWatchContext(t *testing.T, e env) {
+func testWatchContext(_ *testing.T, e env) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	ch := e.Watch(ctx, kv.Prefix(e.p), 0)
 	cancel()
-	for range ch { //nolint:revive // drained until it is closed
+	for range ch {
 	}
 }
 
