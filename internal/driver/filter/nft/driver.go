@@ -94,11 +94,7 @@ func (d *Driver) plan(ctx context.Context, f addr.Family, want state.Filter, gen
 // Apply implements reconcile.Driver. It reads again instead of trusting the
 // plan, because rule handles may have changed since.
 func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcile.Result {
-	out := make([]reconcile.Result, len(changes))
-	for i, c := range changes {
-		out[i] = reconcile.Result{Change: c, Err: d.apply(ctx, c)}
-	}
-	return out
+	return reconcile.Each(ctx, changes, func(c reconcile.Change) error { return d.apply(ctx, c) })
 }
 
 func (d *Driver) apply(ctx context.Context, c reconcile.Change) error {
