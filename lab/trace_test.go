@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/tools/txtar"
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/lab"
