@@ -56,6 +56,9 @@ func (f *flannel) start(ctx context.Context) {
 			// A lost race is fatal and so is the end of the own lease; then
 			// the service manager starts it again.
 			err := r.serve(ctx)
+			if ctx.Err() != nil {
+				return
+			}
 			f.world.say(f.name, "exits: %v", err)
 			sleep(ctx, time.Second+time.Duration(r.rng.Int64N(int64(4*time.Second))))
 		}

@@ -40,8 +40,8 @@ type machine struct {
 // daemon is one run of our code on a machine.
 type daemon struct {
 	name    string // as the server knows it
+	id      string // of the host, when it started
 	machine *machine
-	boot    int
 	conn    *fake.Client
 	store   *etcd.Store
 	keeper  *keeper.Keeper
@@ -63,7 +63,7 @@ func (m *machine) now() time.Time {
 func (m *machine) start(ctx context.Context, fromDisk bool) {
 	w := m.world
 	m.starts++
-	d := &daemon{name: fmt.Sprintf("%s#%d", m.name, m.starts), machine: m, boot: m.boot, done: make(chan struct{})}
+	d := &daemon{name: fmt.Sprintf("%s#%d", m.name, m.starts), id: m.id, machine: m, done: make(chan struct{})}
 	d.conn = w.server.Client(d.name)
 	var conn kv.Conn = d.conn
 	if w.Tamper != nil {
@@ -75,12 +75,12 @@ func (m *machine) start(ctx context.Context, fromDisk bool) {
 		Rand: rand.New(rand.NewPCG(m.seed, uint64(m.starts))), Log: log, //nolint:gosec // a simulation must be repeatable
 	})
 	d.keeper = keeper.New(clocked{d.store, m}, keeper.Options{
-		HostID: m.id, RenewMargin: renewMargin, Grace: grace, Seed: m.seed, Log: log, Now: m.now,
+		HostID: m.id, RenewMargin: w.plan.Margin, Grace: grace, Seed: m.seed, Log: log, Now: m.now,
 		Changed: func() { w.changed(d) },
 	})
 	ctx, d.cancel = context.WithCancel(ctx)
 	w.mu.Lock()
-	m.run = d
+	m.run, w.daemons[d.name] = d, d
 	w.note(d.name, "starts as %s boot %d", m.id, m.boot)
 	ask := lease.Ask{
 		Network: w.network, Public: m.public, Previous: m.previous, Offer: lease.Offer{Backend: "host-gw"},

@@ -85,19 +85,8 @@ func (e event) String() string {
 }
 
 // daemonNamed finds a daemon of ours, also one that is gone: what it sent may
-// arrive late.
-func (w *world) daemonNamed(name string) *daemon {
-	host, _, ours := strings.Cut(name, "#")
-	if !ours {
-		return nil
-	}
-	i := slices.IndexFunc(w.machines, func(m *machine) bool { return m.name == host })
-	m := w.machines[i]
-	if m.run != nil && m.run.name == name {
-		return m.run
-	}
-	return &daemon{name: name, machine: m, boot: -1}
-}
+// arrive late. Others are nil.
+func (w *world) daemonNamed(name string) *daemon { return w.daemons[name] }
 
 func (m *model) apply(who string, d *daemon, e kv.Event) {
 	key := e.Entry.Key
@@ -128,7 +117,7 @@ func newRecord(who string, d *daemon, e kv.Entry) record {
 		Key: name, Subnets: subnets, Public: public, Reserved: e.Lease == 0, Created: e.Create, Modified: e.Mod,
 	}}
 	if d != nil {
-		r.Owner = d.machine.id
+		r.Owner = d.id
 	}
 	return r
 }
@@ -144,7 +133,7 @@ func hostOf(value string) string {
 // judge checks I3 and the fence for one write of a daemon of ours against the
 // store as it was before.
 func (w *world) judge(before model, d *daemon, e kv.Event) {
-	key, id := e.Entry.Key, d.machine.id
+	key, id := e.Entry.Key, d.id
 	switch {
 	case strings.HasPrefix(key, subnetsDir):
 		w.judgeLease(before, d, e)
@@ -164,7 +153,7 @@ func (w *world) judge(before model, d *daemon, e kv.Event) {
 }
 
 func (w *world) judgeLease(before model, d *daemon, e kv.Event) {
-	id := d.machine.id
+	id := d.id
 	old, existed := before.leases[e.Entry.Key]
 	switch {
 	case !e.Deleted && before.sessions[id] != d.name:

@@ -21,6 +21,8 @@ type plan struct {
 	Every     time.Duration // between faults, on average
 	Loss      float64       // share of requests that go wrong in a storm
 	Restores  bool          // the store may be restored from a backup
+	Slow      bool          // requests take half a second
+	Margin    time.Duration // of renewals
 	networkOf string
 }
 
@@ -35,6 +37,12 @@ func (w *world) choose() plan {
 		Twins:    r.IntN(6) == 0,
 		Clones:   r.IntN(6) == 0,
 		Restores: r.IntN(12) == 0,
+		Slow:     r.IntN(3) == 0,
+		Margin:   renewMargin,
+	}
+	if r.IntN(4) == 0 {
+		p.Margin = busyMargin
+		p.Every /= 3
 	}
 	if w.Flannel {
 		p.Flannels = 1 + r.IntN(3)

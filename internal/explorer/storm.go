@@ -74,7 +74,8 @@ func (w *world) harms(ctx context.Context) []func() {
 		func() { w.revoke() },
 	}
 	for _, f := range w.flannels {
-		hs = append(hs,
+		overwrite := func() { w.overwrite(ctx, f) }
+		hs = append(hs, overwrite, overwrite,
 			func() { f.crash() },
 			func() { w.up(ctx, f) },
 			func() { f.crash(); w.up(ctx, f) },
@@ -219,16 +220,24 @@ func (w *world) revoke() {
 	}
 	w.mu.Lock()
 	w.note(operator, "revokes the grant of %s", e.Key)
-	w.daemonIfOurs(w.model.leases[e.Key].writer).robbed = true
+	if d := w.daemonNamed(w.model.leases[e.Key].writer); d != nil {
+		d.robbed = true
+	}
 	w.mu.Unlock()
 	w.server.Expire(e.Lease)
 }
 
-func (w *world) daemonIfOurs(name string) *daemon {
-	if d := w.daemonNamed(name); d != nil {
-		return d
+// overwrite is the renewal of a plain flannel host that lost its lease long ago
+// while it was cut off: nobody remembers it, and it does not ask.
+func (w *world) overwrite(ctx context.Context, f *flannel) {
+	e := w.someLease()
+	if e.Key == "" {
+		return
 	}
-	return &daemon{}
+	ghost := &flannel{world: w, name: "ghost", public: f.public}
+	ghost.public.Put(addr.IPv4, netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + w.rng.IntN(9))}))
+	sleep(ctx, w.upTo(15*time.Second))
+	_, _ = (&flanneld{flannel: ghost, conn: w.server.Client(operator)}).put(ctx, e.Key)
 }
 
 // restore goes back to a backup of now at a later time. Nobody can be blamed
@@ -260,28 +269,33 @@ func (w *world) restore(context.Context) func() {
 	}
 }
 
-// interfere is the hook of every request. Its choices depend on the client and
-// on the number of the client's request alone, so that a seed repeats.
+// interfere is the hook of every request. Its choices depend on the client, the
+// method and the number of such requests alone, so that a seed repeats.
 func (w *world) interfere(c fake.Call) fake.Effect {
 	if c.Client == operator {
 		return fake.Effect{}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	stream := w.streams[c.Client]
+	name := c.Client + " " + string(c.Method)
+	stream := w.streams[name]
 	if stream == nil {
-		stream = streamOf(w.Seed, c.Client)
-		w.streams[c.Client] = stream
+		stream = streamOf(w.Seed, name)
+		w.streams[name] = stream
 	}
 	var d draws
 	for i := range d {
 		d[i] = stream.Uint64()
 	}
-	return effect(d, w.loss, c.Method == fake.MethodDeliver)
+	usual := time.Millisecond
+	if w.plan.Slow {
+		usual = 500 * time.Millisecond
+	}
+	return effect(d, usual, w.loss, c.Method == fake.MethodDeliver)
 }
 
-func effect(r draws, loss float64, deliver bool) fake.Effect {
-	e := fake.Effect{Before: r.latency(0), After: r.latency(1)}
+func effect(r draws, usual time.Duration, loss float64, deliver bool) fake.Effect {
+	e := fake.Effect{Before: r.latency(0, usual), After: r.latency(1, usual)}
 	if r.share(2) >= loss {
 		return e
 	}
@@ -313,18 +327,17 @@ type draws [5]uint64
 func (d draws) at(i int) uint64     { return d[i] }
 func (d draws) share(i int) float64 { return float64(d[i]>>11) / (1 << 53) }
 
-// latency is mostly below a millisecond and sometimes a third of a second.
-func (d draws) latency(i int) time.Duration {
-	most := time.Millisecond
+// latency is mostly below the usual one and sometimes a third of a second.
+func (d draws) latency(i int, most time.Duration) time.Duration {
 	if d[i]%32 == 0 {
 		most = 300 * time.Millisecond
 	}
 	return 1 + time.Duration(d[i]>>8%uint64(most)) //nolint:gosec // below most
 }
 
-// streamOf is the random stream of a client.
-func streamOf(seed uint64, client string) *rand.Rand {
+// streamOf is the random stream called name.
+func streamOf(seed uint64, name string) *rand.Rand {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(client))
+	_, _ = h.Write([]byte(name))
 	return rand.New(rand.NewPCG(seed, h.Sum64())) //nolint:gosec // a simulation must be repeatable
 }

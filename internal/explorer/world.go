@@ -26,6 +26,7 @@ const (
 	leaseTTL    = 4 * time.Minute
 	sessionTTL  = 30 * time.Second
 	renewMargin = time.Minute
+	busyMargin  = leaseTTL - 15*time.Second // renews all the time
 	grace       = 20 * time.Second
 	// patience is how long after the last fault everybody must be settled: a
 	// dead lease must run out first if space is short, then the longest
@@ -68,12 +69,13 @@ type world struct {
 
 	mu       sync.Mutex // guards what follows; taken under the server's lock
 	model    model
+	daemons  map[string]*daemon // all that ever ran, by name
 	trace    trace
 	failed   string
 	steps    int
 	vanished int                   // lease keys that were deleted
 	loss     float64               // share of requests that go wrong
-	streams  map[string]*rand.Rand // of the requests of each client
+	streams  map[string]*rand.Rand // of each client's requests by method
 }
 
 // Run plays one schedule. It must be called in a synctest bubble.
@@ -83,7 +85,7 @@ func Run(ctx context.Context, s Settings) Result {
 	}
 	w := &world{
 		Settings: s, began: time.Now(), server: fake.NewServer(),
-		rng: rand.New(rand.NewPCG(s.Seed, 1)), model: newModel(), streams: map[string]*rand.Rand{},
+		rng: rand.New(rand.NewPCG(s.Seed, 1)), model: newModel(), streams: map[string]*rand.Rand{}, daemons: map[string]*daemon{},
 	}
 	w.server.SetObserver(w.committed)
 	w.server.SetHook(w.interfere)

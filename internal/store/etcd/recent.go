@@ -63,10 +63,15 @@ func (r *recorder) observe(s lease.Snapshot, members int64) {
 			delete(r.due, p)
 		}
 	}
+	var vanished []netip.Prefix
 	for p := range r.known {
 		if !now[p] {
-			r.due[p] = time.Now().Add(r.dice.upTo(min(maxWait, time.Duration(len(s.Leases)+1)*waitPerHost)))
+			vanished = append(vanished, p)
 		}
+	}
+	slices.SortFunc(vanished, lease.ComparePrefix) // equal dice, equal waits
+	for _, p := range vanished {
+		r.due[p] = time.Now().Add(r.dice.upTo(min(maxWait, time.Duration(len(s.Leases)+1)*waitPerHost)))
 	}
 	r.known = now
 	select {

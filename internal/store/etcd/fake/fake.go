@@ -184,8 +184,8 @@ func (s *Server) Restore(b Backup, cluster uint64) {
 		g.timer.Stop()
 	}
 	s.grants = map[kv.LeaseID]*grant{}
-	for id, ttl := range b.ttls {
-		s.addGrant(id, ttl)
+	for i, id := range slices.Sorted(maps.Keys(b.ttls)) {
+		s.addGrant(id, b.ttls[id]+time.Duration(i)) // apart, so that they expire in order
 	}
 	s.wakeAll()
 }
