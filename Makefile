@@ -78,7 +78,7 @@ check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows
 	@$(PHASE) tidy $(GO) mod tidy -diff
 	@$(PHASE) docs ./scripts/docscheck.sh
 	@$(PHASE) arrows $(GO) test ./internal/archtest
-	@$(PHASE) vulnerabilities ./scripts/vulncheck.sh $(GOVULNCHECK)
+	@$(PHASE) vulnerabilities ./scripts/vulncheck.sh $(GOVULNCHECK) $(GOVULNCHECK_VERSION)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting included
@@ -89,17 +89,12 @@ fmt: $(GOLANGCI) ## format the tree
 	$(GOLANGCI) fmt ./...
 
 .PHONY: tools
-tools: $(GOLANGCI) $(GOVULNCHECK) ## build the pinned tools into bin/tools
+tools: $(GOLANGCI) ## build the pinned linter into bin/tools
 
 $(GOLANGCI):
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv $(TOOLS)/golangci-lint $@
-
-$(GOVULNCHECK):
-	@mkdir -p $(TOOLS)
-	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
-	@mv $(TOOLS)/govulncheck $@
 
 .PHONY: explore
 explore: ## the schedule explorer, long [SEEDS=5000 SEED=1]

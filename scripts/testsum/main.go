@@ -35,10 +35,15 @@ const slow = 1.0
 type summary struct {
 	w              io.Writer
 	quiet          bool // count only
-	passed, failed int
+	passed         int
+	failed         []string
 	skipped        map[string]int // by reason
 	output         map[string]string
 	parents        map[string]bool // tests with subtests are not counted
+}
+
+func newSummary(w io.Writer) *summary {
+	return &summary{w: w, skipped: map[string]int{}, output: map[string]string{}, parents: map[string]bool{}}
 }
 
 var errFailed = errors.New("tests failed")
@@ -54,10 +59,8 @@ func run() error {
 	save := flag.String("save", "", "keep the raw events in this file")
 	total := flag.Bool("total", false, "sum up the files given")
 	flag.Parse()
-	s := &summary{
-		w: os.Stdout, quiet: *total,
-		skipped: map[string]int{}, output: map[string]string{}, parents: map[string]bool{},
-	}
+	s := newSummary(os.Stdout)
+	s.quiet = *total
 	if *total {
 		return s.files(flag.Args())
 	}
@@ -132,7 +135,7 @@ func (s *summary) end(e event, key string) {
 		s.printf("%-4s %6.1fs  %s\n", e.Action, e.Elapsed, e.Package)
 		if e.Action == "fail" {
 			s.printf("%s", s.output[key])
-			s.failed++
+			s.packageFailed(e.Package)
 		}
 		return
 	}
@@ -149,9 +152,16 @@ func (s *summary) end(e event, key string) {
 		s.skipped[reason(s.output[key])]++
 	case "fail":
 		if leaf {
-			s.failed++
+			s.failed = append(s.failed, e.Package+" "+e.Test)
 		}
 		s.printf("FAIL %6.1fs  %s %s\n%s", e.Elapsed, e.Package, e.Test, s.output[key])
+	}
+}
+
+// packageFailed counts a package that failed by itself: a build, a panic.
+func (s *summary) packageFailed(name string) {
+	if !slices.ContainsFunc(s.failed, func(test string) bool { return strings.HasPrefix(test, name+" ") }) {
+		s.failed = append(s.failed, name)
 	}
 }
 
@@ -178,11 +188,14 @@ func (s *summary) close() error {
 	for _, n := range s.skipped {
 		skips += n
 	}
-	s.printf("%d tests passed, %d failed, %d skipped\n", s.passed, s.failed, skips)
+	s.printf("%d tests passed, %d failed, %d skipped\n", s.passed, len(s.failed), skips)
+	for _, name := range s.failed {
+		s.printf("  failed: %s\n", name)
+	}
 	for _, why := range slices.Sorted(maps.Keys(s.skipped)) {
 		s.printf("  skipped %d: %s\n", s.skipped[why], why)
 	}
-	if s.failed > 0 {
+	if len(s.failed) > 0 {
 		return errFailed
 	}
 	return nil
