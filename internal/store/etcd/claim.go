@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -103,7 +104,7 @@ func (a *attempt) round(ctx context.Context) (lease.Held, error) {
 		return lease.Held{}, err
 	}
 	pl, err := newPlan(p, s.options.HostID, a.claim)
-	if a.sent && a.landed(pl) {
+	if a.sent && a.landed(p, pl) {
 		s.client.revoke(ctx, a.old)
 		return a.finish(ctx, p.entries[pl.key])
 	}
@@ -117,10 +118,16 @@ func (a *attempt) round(ctx context.Context) (lease.Held, error) {
 	return a.write(ctx, pl, fence)
 }
 
-// landed says whether the key in the picture is what we wrote.
-func (a *attempt) landed(pl plan) bool {
+// landed says whether the key in the picture is what we wrote. A reservation
+// has no grant to know it by: our write is one that wrote the claims with it.
+// An operator may have put our value back without them.
+func (a *attempt) landed(p *picture, pl plan) bool {
 	if pl.reserved {
-		return pl.old.Mod > int64(a.claim.Token) && pl.old.Value == a.value && pl.owner == a.store.options.HostID
+		whole := !slices.ContainsFunc(claimKeys(a.claim.Subnets), func(key string) bool {
+			h := p.holders[key]
+			return h.mod != pl.old.Mod || h.host != a.store.options.HostID
+		})
+		return whole && pl.old.Mod > int64(a.claim.Token) && pl.old.Value == a.value
 	}
 	return a.grant != 0 && pl.old.Lease == a.grant
 }

@@ -1,0 +1,61 @@
+package etcd_test
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/fake"
+	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
+)
+
+// TestPinnedWhileTheRenewalIsLost: an operator makes the lease a reservation
+// just when our renewal is lost on the way. The value in the store is then ours
+// and yet not our write: the claims would still run out.
+func TestPinnedWhileTheRenewalIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := fake.NewServer()
+		defer server.Close()
+		store := etcd.New(etcd.NewClient(server.Client("host"), "/net"), etcd.Options{HostID: "me", BootID: "boot"})
+		claim := lease.Claim{
+			Subnets: addr.Pair(netip.MustParsePrefix("10.5.9.0/24"), netip.Prefix{}),
+			Public:  addr.Pair(netip.MustParseAddr("192.0.2.1"), netip.Addr{}),
+		}
+		held, err := store.Claim(t.Context(), claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pinned := false
+		server.SetHook(func(c fake.Call) fake.Effect {
+			i := slices.IndexFunc(c.Txn.Then, func(o kv.Op) bool { return strings.HasPrefix(o.Key, "/net/subnets/") })
+			if pinned || i < 0 || c.Client != "host" {
+				return fake.Effect{}
+			}
+			pinned = true
+			pin := c.Txn.Then[i]
+			pin.Lease = 0
+			if _, err := server.Client("admin").Txn(t.Context(), kv.Txn{Then: []kv.Op{pin}}); err != nil {
+				t.Error(err)
+			}
+			return fake.Effect{Fault: fake.DropRequest}
+		})
+		claim.Token = held.Token
+		// Refused for now or bound anew, but never held on claims that run out.
+		held, err = store.Claim(t.Context(), claim)
+		if !pinned || err != nil && !errors.Is(err, lease.ErrTaken) {
+			t.Fatalf("pinned %v, %v", pinned, err)
+		}
+		bound := slices.ContainsFunc(server.Entries(), func(e kv.Entry) bool {
+			return e.Key == "/net/ng/claims/10.5.9.0-24" && (e.Lease == 0) == held.Reserved
+		})
+		if err == nil && !bound {
+			t.Errorf("held, reserved %v, but the claim is gone or runs out: %+v", held.Reserved, server.Entries())
+		}
+	})
+}
