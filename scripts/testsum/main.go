@@ -33,13 +33,13 @@ const slow = 1.0
 
 // summary counts what happened.
 type summary struct {
-	w              io.Writer
-	quiet          bool // count only
-	passed         int
-	failed         []string
-	skipped        map[string]int // by reason
-	output         map[string]string
-	parents        map[string]bool // tests with subtests are not counted
+	w       io.Writer
+	quiet   bool // count only
+	passed  int
+	failed  []string
+	skipped map[string]int // by reason
+	output  map[string]string
+	parents map[string]bool // tests with subtests are not counted
 }
 
 func newSummary(w io.Writer) *summary {
