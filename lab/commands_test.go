@@ -50,6 +50,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"source":       command(false, source),
 		"route":        command(false, route),
 		"flow":         command(false, flow),
+		"capture":      command(false, capture),
 	}
 }
 
@@ -239,7 +240,7 @@ func container(ctx context.Context, s *stage, c call) error {
 	return err
 }
 
-// [!] on NODE COMMAND…; NODE is a host, a container, etcd or outside. The
+// [!] on NODE COMMAND…; NODE is a host, a container, etcd, outside or switch. The
 // command "flannelctl" is the built one.
 func on(ctx context.Context, s *stage, c call) error {
 	if len(c.args) < 2 {
@@ -278,6 +279,8 @@ func (s *stage) node(name string) (*lab.Node, error) {
 		return s.fabric.Outside, nil
 	case "etcd":
 		return s.fabric.Etcd.Node, nil
+	case "switch":
+		return s.fabric.Switch, nil
 	}
 	if h, err := s.fabric.Host(name); err == nil {
 		return h.Node, nil

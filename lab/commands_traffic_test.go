@@ -201,3 +201,28 @@ func (s *stage) stopFlow(ctx context.Context, c call) error {
 	}
 	return nil
 }
+
+// capture start NAME HOST FILTER… | capture stop NAME PATTERN…: packets on the
+// host's uplink, in the words of tcpdump, must match every pattern.
+func capture(ctx context.Context, s *stage, c call) error {
+	if len(c.args) < 3 {
+		return errUsage
+	}
+	if c.arg(0) == "start" {
+		h, err := s.fabric.Host(c.arg(2))
+		if err != nil {
+			return err
+		}
+		s.captures[c.arg(1)], err = h.StartCapture(context.WithoutCancel(ctx), c.args[3:]...)
+		return err
+	}
+	running, ok := s.captures[c.arg(1)]
+	if !ok {
+		return fmt.Errorf("no capture %q", c.arg(1))
+	}
+	packets, err := running.Stop(ctx)
+	if err != nil {
+		return err
+	}
+	return matches(packets, c.args[2:])
+}

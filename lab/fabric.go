@@ -16,11 +16,11 @@ type Fabric struct {
 	Options Options
 	Hosts   []*Host
 	Outside *Node // owns the world addresses; what the internet sees
+	Switch  *Node // in the middle; a router on the routed underlay
 	Etcd    *Etcd
 
 	plan       plan
 	spawn      *spawner
-	middle     *Node // the switch, or the router
 	containers []*Container
 }
 
@@ -107,7 +107,7 @@ func (f *Fabric) underlayNodes() []*Node {
 	if f.Etcd != nil {
 		all = append(all, f.Etcd.Node)
 	}
-	return append(all, slices.DeleteFunc([]*Node{f.Outside, f.middle}, func(n *Node) bool { return n == nil })...)
+	return append(all, slices.DeleteFunc([]*Node{f.Outside, f.Switch}, func(n *Node) bool { return n == nil })...)
 }
 
 // listeners are the nodes that answer probes.
@@ -138,7 +138,7 @@ func (f *Fabric) nodes(ctx context.Context) error {
 
 // adopt gives the nodes that were made their roles, so that Close finds them.
 func (f *Fabric) adopt(made []*Node) {
-	f.middle, f.Outside = made[0], made[1]
+	f.Switch, f.Outside = made[0], made[1]
 	if made[2] != nil {
 		f.Etcd = &Etcd{Node: made[2]}
 	}

@@ -44,7 +44,7 @@ func TestScenarios(t *testing.T) {
 
 func needTools(t *testing.T) {
 	t.Helper()
-	for _, tool := range []string{"nsenter", "ip", "bridge", "nft", "iptables", "ip6tables", "ping", "sysctl"} {
+	for _, tool := range []string{"nsenter", "ip", "bridge", "nft", "iptables", "ip6tables", "ping", "sysctl", "tcpdump"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("needs %s (scripts/deps.sh installs it): %v", tool, err)
 		}
@@ -129,7 +129,7 @@ func runVariant(t *testing.T, file string, v variant, bin lab.Binaries) {
 				env.Setenv(key, value)
 			}
 			env.Setenv("mtu", map[string]string{"4": "1450", "6": "1430", "dual": "1430"}[v["family"]])
-			s := &stage{bin: bin, saved: map[string]string{}, flows: map[string]*lab.Flow{}}
+			s := &stage{bin: bin, saved: map[string]string{}, flows: map[string]*lab.Flow{}, captures: map[string]*lab.Capture{}}
 			env.Values[stageKey{}] = s
 			env.Defer(func() { s.leave(env.T()) })
 			return nil
@@ -164,6 +164,8 @@ type stage struct {
 	fabric *lab.Fabric
 	saved  map[string]string    // by kind and host, for "save" and "same"
 	flows  map[string]*lab.Flow // by name
+
+	captures map[string]*lab.Capture // by name
 }
 
 // limit bounds each command; a healthy fabric needs a fraction of it.

@@ -42,7 +42,7 @@ func (f *Fabric) wire(ctx context.Context) error {
 func (f *Fabric) wireMiddle(ctx context.Context) error {
 	lines := []string{"link set lo up"}
 	if f.Options.Underlay == Routed {
-		if err := f.middle.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1"); err != nil {
+		if err := f.Switch.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1"); err != nil {
 			return err
 		}
 	} else {
@@ -51,7 +51,7 @@ func (f *Fabric) wireMiddle(ctx context.Context) error {
 	for _, s := range f.stations() {
 		lines = append(lines, f.port(s)...)
 	}
-	return f.middle.ip(ctx, lines...)
+	return f.Switch.ip(ctx, lines...)
 }
 
 // port is the middle's side of a cable.
@@ -103,14 +103,14 @@ func (f *Fabric) RouteFromOutside(ctx context.Context, subnet netip.Prefix, h *H
 	via := h.Underlay(addr.Of(subnet.Addr()))
 	gateway := f.Outside
 	if f.Options.Underlay == Routed {
-		gateway = f.middle
+		gateway = f.Switch
 	}
 	return gateway.ip(ctx, fmt.Sprintf("route replace %s via %s", subnet, via))
 }
 
 // Cut takes the cable of a node (a host, or etcd) out of the switch.
 func (f *Fabric) Cut(ctx context.Context, n *Node) error {
-	return f.middle.ip(ctx, "link set "+portOf(n.Name)+" down")
+	return f.Switch.ip(ctx, "link set "+portOf(n.Name)+" down")
 }
 
 // Heal puts the cable back. A router forgets the addresses of a dead IPv6
@@ -125,5 +125,5 @@ func (f *Fabric) Heal(ctx context.Context, n *Node) error {
 			}
 		}
 	}
-	return f.middle.ip(ctx, lines...)
+	return f.Switch.ip(ctx, lines...)
 }

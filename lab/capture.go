@@ -1,0 +1,49 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+)
+
+// Capture is a tcpdump on a host's uplink.
+type Capture struct {
+	proc  *process
+	lines strings.Builder
+}
+
+// StartCapture shows packets on the uplink that match a tcpdump filter. It
+// returns when tcpdump listens.
+func (h *Host) StartCapture(ctx context.Context, filter ...string) (*Capture, error) {
+	args := append([]string{"tcpdump", "--immediate-mode", "-l", "-n", "-i", "eth0"}, filter...)
+	c := &Capture{}
+	cmd := h.Command(ctx, args...)
+	cmd.Stdout = &c.lines
+	diag, pipe := io.Pipe()
+	cmd.Stderr = pipe
+	var err error
+	if c.proc, err = h.spawn.background(cmd); err != nil {
+		return nil, err
+	}
+	go func() { <-c.proc.done; _ = pipe.Close() }()
+	for said := bufio.NewScanner(diag); said.Scan(); {
+		if strings.HasPrefix(said.Text(), "listening on") {
+			go func() { _, _ = io.Copy(io.Discard, diag) }()
+			return c, nil
+		}
+		err = errors.New(said.Text())
+	}
+	return nil, fmt.Errorf("capture on %s: %w", h.Name, err)
+}
+
+// Stop ends the capture and returns a line for each packet.
+func (c *Capture) Stop(ctx context.Context) (string, error) {
+	if err := c.proc.end(ctx, syscall.SIGINT); err != nil {
+		return "", fmt.Errorf("capture: %w", err)
+	}
+	return c.lines.String(), nil
+}
