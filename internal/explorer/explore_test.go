@@ -21,7 +21,8 @@ func setting[T any](name string) T {
 	return flag.Lookup(name).Value.(flag.Getter).Get().(T)
 }
 
-const routine = 400
+// routine is what a routine test affords: half a minute on one core.
+const routine = 750
 
 func TestExplore(t *testing.T) {
 	first, seeds := setting[uint64]("seed"), setting[int]("seeds")
