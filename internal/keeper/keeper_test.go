@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,40 +28,87 @@ const (
 
 // store answers every call by script and remembers it.
 type store struct {
-	mu     sync.Mutex
-	claims []lease.Claim
-	times  []time.Time
-	freed  []lease.Held
-	rev    int64
+	mu    sync.Mutex
+	calls calls
+	rev   int64
 	// script answers a claim; nil grants it.
 	script func(n int, c lease.Claim) error
+	down   bool
 	hang   bool
 }
 
-func (s *store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
+type calls struct {
+	claims []lease.Claim
+	times  []time.Time
+	freed  []lease.Held
+}
+
+var errAway = errors.New("no endpoint answers")
+
+// seen is what was called so far.
+func (s *store) seen() calls {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.claims, s.times = append(s.claims, c), append(s.times, time.Now())
-	if s.hang {
+	return calls{slices.Clone(s.calls.claims), slices.Clone(s.calls.times), slices.Clone(s.calls.freed)}
+}
+
+// become changes how the store behaves from now on.
+func (s *store) become(change func(*store)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
+func (s *store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
+	h, hang, err := s.answer(c)
+	if hang {
 		<-ctx.Done()
 		return lease.Held{}, ctx.Err()
 	}
+	return h, err
+}
+
+func (s *store) answer(c lease.Claim) (h lease.Held, hang bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls.claims, s.calls.times = append(s.calls.claims, c), append(s.calls.times, time.Now())
+	if s.down {
+		return h, s.hang, errAway
+	}
 	if s.script != nil {
-		if err := s.script(len(s.claims), c); err != nil {
-			return lease.Held{}, err
+		if err := s.script(len(s.calls.claims), c); err != nil {
+			return h, s.hang, err
 		}
 	}
 	s.rev += 10
-	h := lease.Held{Token: lease.Token(s.rev), Expires: time.Now().Add(ttl)}
+	h = lease.Held{Token: lease.Token(s.rev), Expires: time.Now().Add(ttl)}
 	h.Lease = lease.Lease{Subnets: c.Subnets, Public: c.Public, Offer: c.Offer, Owner: "me", Modified: s.rev, Created: s.rev}
-	return h, nil
+	return h, s.hang, nil
 }
 
 func (s *store) Release(_ context.Context, h lease.Held) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.freed = append(s.freed, h)
+	s.calls.freed = append(s.calls.freed, h)
 	return nil
+}
+
+// journal is a log that may be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 // lab is a keeper that runs in a bubble.
@@ -68,18 +116,18 @@ type lab struct {
 	*keeper.Keeper
 	t       *testing.T
 	store   *store
-	log     *strings.Builder
-	changes int
+	log     *journal
+	changes atomic.Int32
 	stop    func()
 }
 
 func start(t *testing.T, s *store, adjust func(*keeper.Options)) *lab {
 	t.Helper()
-	l := &lab{t: t, store: s, log: &strings.Builder{}}
+	l := &lab{t: t, store: s, log: &journal{}}
 	o := keeper.Options{
 		HostID: "me", RenewMargin: margin, Grace: grace,
 		Log:     slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Changed: func() { l.changes++ },
+		Changed: func() { l.changes.Add(1) },
 	}
 	if adjust != nil {
 		adjust(&o)
@@ -141,7 +189,7 @@ func TestHoldsAndRenews(t *testing.T) {
 		l.want(time.Hour, lease.Pending)
 		l.Ask(ask(t))
 		l.want(time.Hour, lease.Pending)
-		if len(s.claims) != 0 {
+		if len(s.seen().claims) != 0 {
 			t.Fatal("claimed without a picture")
 		}
 		l.show(5)
@@ -149,18 +197,18 @@ func TestHoldsAndRenews(t *testing.T) {
 		l.show(10, h.Lease.Lease)
 		l.Ask(ask(t))
 		l.want(ttl-3*margin, lease.Owned)
-		if len(s.claims) != 1 {
-			t.Fatalf("%d claims before a renewal is due", len(s.claims))
+		if len(s.seen().claims) != 1 {
+			t.Fatalf("%d claims before a renewal is due", len(s.seen().claims))
 		}
 		again := l.want(3*margin-ttl/100, lease.Owned)
-		if again.Lease.Subnets != h.Lease.Subnets || again.Lease.Token != 20 || s.claims[1].Token != 10 {
-			t.Errorf("renewal: %+v by %+v", again.Lease, s.claims[1])
+		if again.Lease.Subnets != h.Lease.Subnets || again.Lease.Token != 20 || s.seen().claims[1].Token != 10 {
+			t.Errorf("renewal: %+v by %+v", again.Lease, s.seen().claims[1])
 		}
 		if !again.Since.Equal(h.Since) {
 			t.Error("a renewal is no new holding")
 		}
-		if l.changes != 2 || strings.Count(l.log.String(), "level=INFO") != 1 {
-			t.Errorf("%d changes, log:\n%s", l.changes, l.log)
+		if l.changes.Load() != 2 || strings.Count(l.log.String(), "level=INFO") != 1 {
+			t.Errorf("%d changes, log:\n%s", l.changes.Load(), l.log)
 		}
 	})
 }
@@ -169,20 +217,14 @@ func TestHoldsAndRenews(t *testing.T) {
 // what is true, the same subnet is claimed at the end.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := false
-		s := &store{script: func(int, lease.Claim) error {
-			if down {
-				return errors.New("no endpoint answers")
-			}
-			return nil
-		}}
+		s := &store{}
 		l := start(t, s, nil)
 		defer l.stop()
 		l.Ask(ask(t))
 		l.show(5)
 		h := l.want(0, lease.Owned)
 		l.show(10, h.Lease.Lease)
-		down = true
+		s.become(func(s *store) { s.down = true })
 		l.want(ttl-ttl/100-time.Second, lease.Owned)
 		e := l.want(2*time.Second, lease.Expired)
 		if e.Reason == "" || e.Lease.Subnets != h.Lease.Subnets {
@@ -191,23 +233,24 @@ func TestOutage(t *testing.T) {
 		l.want(48*time.Hour, lease.Expired)
 		// About an hour of retries at up to a minute each, then one try per
 		// picture and minute: the old picture still shows our lease.
-		if n := len(s.claims); n > 49*60*2+20 {
+		if n := len(s.seen().claims); n > 49*60*2+20 {
 			t.Errorf("%d calls in %s", n, ttl+48*time.Hour)
 		}
-		for i := range s.times[1:] {
-			if gap := s.times[i+1].Sub(s.times[i]); i > 0 && gap < 500*time.Millisecond {
+		times := s.seen().times
+		for i := range times[1:] {
+			if gap := times[i+1].Sub(times[i]); i > 0 && gap < 500*time.Millisecond {
 				t.Fatalf("calls %d and %d are %s apart", i, i+1, gap)
 			}
 		}
 		if n := strings.Count(l.log.String(), "no endpoint answers"); n != 1 {
 			t.Errorf("the outage is logged %d times", n)
 		}
-		down = false
+		s.become(func(s *store) { s.down = false })
 		l.show(40)
 		if again := l.want(2*time.Second, lease.Owned); again.Lease.Subnets != h.Lease.Subnets {
 			t.Errorf("came back with %v, had %v", again.Lease.Subnets, h.Lease.Subnets)
 		}
-		if last := s.claims[len(s.claims)-1]; last.Token != 0 {
+		if last := s.seen().claims[len(s.seen().claims)-1]; last.Token != 0 {
 			t.Errorf("a lease that is gone was claimed with token %d", last.Token)
 		}
 	})
@@ -226,16 +269,16 @@ func TestLostRaces(t *testing.T) {
 		l.Ask(ask(t))
 		l.show(5)
 		l.after(0)
-		if n := len(s.claims); n != 4 {
+		if n := len(s.seen().claims); n != 4 {
 			t.Errorf("%d tries at once, want 4", n)
 		}
 		l.want(10*time.Second, lease.Owned)
 		seen := map[netip.Prefix]bool{}
-		for _, c := range s.claims {
+		for _, c := range s.seen().claims {
 			seen[c.Subnets.At(addr.IPv4)] = true
 		}
-		if len(s.claims) != 9 || len(seen) != 9 {
-			t.Errorf("%d tries with %d subnets, want 9 of 9", len(s.claims), len(seen))
+		if len(s.seen().claims) != 9 || len(seen) != 9 {
+			t.Errorf("%d tries with %d subnets, want 9 of 9", len(s.seen().claims), len(seen))
 		}
 	})
 }
@@ -255,7 +298,7 @@ func TestStaleToken(t *testing.T) {
 		l.Ask(ask(t))
 		l.show(5)
 		l.want(ttl-margin, lease.Owned)
-		if n := len(s.claims); n > 1+60 {
+		if n := len(s.seen().claims); n > 1+60 {
 			t.Errorf("%d calls", n)
 		}
 	})
@@ -273,19 +316,19 @@ func TestDuplicateIsAReasonAndRetriedSlowly(t *testing.T) {
 		if h.Reason != refusal.Error() {
 			t.Errorf("reason %q", h.Reason)
 		}
-		if n := len(s.claims); n > 130 {
+		if n := len(s.seen().claims); n > 130 {
 			t.Errorf("%d calls in an hour", n)
 		}
 		for rev := range 3600 { // others come and go
 			l.show(int64(6 + rev))
 			l.after(100 * time.Millisecond)
 		}
-		if n := len(s.claims); n > 130+370 {
+		if n := len(s.seen().claims); n > 130+370 {
 			t.Errorf("%d calls after 6 minutes of changes", n)
 		}
 		moved := ask(t)
 		moved.Public.Put(addr.IPv4, netip.MustParseAddr("192.0.2.7"))
-		s.script = nil
+		s.become(func(s *store) { s.script = nil })
 		l.Ask(moved)
 		l.want(0, lease.Owned) // at once: the reason may be gone
 	})
@@ -346,8 +389,8 @@ func TestYieldReleasesOnce(t *testing.T) {
 		l.want(time.Minute, lease.Lost)
 		l.show(11, own, older)
 		l.want(time.Minute, lease.Lost)
-		if len(s.freed) != 1 || s.freed[0].Token != 10 {
-			t.Errorf("released %+v", s.freed)
+		if len(s.seen().freed) != 1 || s.seen().freed[0].Token != 10 {
+			t.Errorf("released %+v", s.seen().freed)
 		}
 	})
 }
@@ -361,16 +404,16 @@ func TestHangingStoreDelaysNeitherExpiryNorStop(t *testing.T) {
 		h := l.want(0, lease.Owned)
 		l.show(10, h.Lease.Lease)
 		l.want(time.Until(h.Renew)-time.Second, lease.Owned)
-		s.hang = true
-		changes := l.changes
+		s.become(func(s *store) { s.hang = true })
+		changes := l.changes.Load()
 		l.want(time.Until(h.Deadline), lease.Expired)
-		if l.changes == changes {
+		if l.changes.Load() == changes {
 			t.Error("nobody was told")
 		}
 		before := time.Now()
 		l.stop()
-		if time.Since(before) != 0 || len(s.freed) != 0 {
-			t.Errorf("stopped after %s, released %v", time.Since(before), s.freed)
+		if time.Since(before) != 0 || len(s.seen().freed) != 0 {
+			t.Errorf("stopped after %s, released %v", time.Since(before), s.seen().freed)
 		}
 	})
 }
@@ -385,7 +428,7 @@ func TestRenewsOverASilentWatch(t *testing.T) {
 		l.show(5)
 		l.want(0, lease.Owned)
 		l.want(5*ttl, lease.Owned)
-		if n := len(s.claims); n != 6 {
+		if n := len(s.seen().claims); n != 6 {
 			t.Errorf("%d claims in five days, want 6", n)
 		}
 	})
@@ -420,7 +463,7 @@ func TestMarginOfAWholeLeaseDoesNotSpin(t *testing.T) {
 		l.Ask(ask(t))
 		l.show(5)
 		l.want(ttl, lease.Owned)
-		if n := len(s.claims); n > 3 {
+		if n := len(s.seen().claims); n > 3 {
 			t.Errorf("%d claims in a day", n)
 		}
 	})
