@@ -62,7 +62,8 @@ func TestSeedsRepeat(t *testing.T) {
 		differ := 0
 		for seed := uint64(1); seed <= seeds; seed++ {
 			s := explorer.Settings{Seed: seed, Flannel: flannel}
-			if run(t, s).Trace != run(t, s).Trace {
+			first, second := run(t, s), run(t, s)
+			if first.Trace != second.Trace {
 				differ++
 				t.Logf("seed %d", seed)
 			}

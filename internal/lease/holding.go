@@ -16,18 +16,18 @@ type State uint8
 
 // The states. The zero value is Pending.
 const (
-	Pending      State = iota // no lease
-	Owned                     // held until the deadline
-	Expired                   // not owned for want of an answer; traffic goes on
-	Lost                      // somebody else has it; traffic goes on until the deadline
-	numberStates              // keep last
+	Pending State = iota // no lease
+	Owned                // held until the deadline
+	Expired              // not owned for want of an answer; traffic goes on
+	Lost                 // somebody else has it; traffic goes on until the deadline
 )
 
 func (s State) String() string {
-	if s >= numberStates {
+	names := [...]string{"pending", "held", "expired", "lost"}
+	if int(s) >= len(names) {
 		return fmt.Sprintf("state %d", uint8(s))
 	}
-	return [...]string{"pending", "held", "expired", "lost"}[s]
+	return names[s]
 }
 
 // Holding is what a host has of the fabric.
