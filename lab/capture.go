@@ -7,13 +7,30 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"syscall"
 )
 
 // Capture is a tcpdump on a host's uplink.
 type Capture struct {
-	proc  *process
+	proc *process
+
+	mu    sync.Mutex
 	lines strings.Builder
+}
+
+// Write takes what tcpdump prints.
+func (c *Capture) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines.Write(p)
+}
+
+// Packets is a line for each packet so far. tcpdump may lag behind the wire.
+func (c *Capture) Packets() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines.String()
 }
 
 // StartCapture shows packets on the uplink that match a tcpdump filter. It
@@ -22,7 +39,7 @@ func (h *Host) StartCapture(ctx context.Context, filter ...string) (*Capture, er
 	args := append([]string{"tcpdump", "--immediate-mode", "-l", "-n", "-i", "eth0"}, filter...)
 	c := &Capture{}
 	cmd := h.Command(ctx, args...)
-	cmd.Stdout = &c.lines
+	cmd.Stdout = c
 	diag, pipe := io.Pipe()
 	cmd.Stderr = pipe
 	var err error
@@ -40,10 +57,10 @@ func (h *Host) StartCapture(ctx context.Context, filter ...string) (*Capture, er
 	return nil, fmt.Errorf("capture on %s: %w", h.Name, err)
 }
 
-// Stop ends the capture and returns a line for each packet.
-func (c *Capture) Stop(ctx context.Context) (string, error) {
+// Stop ends the capture.
+func (c *Capture) Stop(ctx context.Context) error {
 	if err := c.proc.end(ctx, syscall.SIGINT); err != nil {
-		return "", fmt.Errorf("capture: %w", err)
+		return fmt.Errorf("capture: %w", err)
 	}
-	return c.lines.String(), nil
+	return nil
 }

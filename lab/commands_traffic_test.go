@@ -203,7 +203,7 @@ func (s *stage) stopFlow(ctx context.Context, c call) error {
 }
 
 // capture start NAME HOST FILTER… | capture stop NAME PATTERN…: packets on the
-// host's uplink, in the words of tcpdump, must match every pattern.
+// host's uplink, in the words of tcpdump, must come to match every pattern.
 func capture(ctx context.Context, s *stage, c call) error {
 	if len(c.args) < 3 {
 		return errUsage
@@ -220,9 +220,6 @@ func capture(ctx context.Context, s *stage, c call) error {
 	if !ok {
 		return fmt.Errorf("no capture %q", c.arg(1))
 	}
-	packets, err := running.Stop(ctx)
-	if err != nil {
-		return err
-	}
-	return matches(packets, c.args[2:])
+	err := lab.Eventually(ctx, func(context.Context) error { return matches(running.Packets(), c.args[2:]) })
+	return errors.Join(err, running.Stop(ctx))
 }
