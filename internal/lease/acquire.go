@@ -34,7 +34,8 @@ func (d *decision) acquire() {
 	}
 	picked, err := Pick(Picking{
 		Network: d.Ask.Network, Leases: d.Snapshot.Leases, HostID: d.HostID, Attempt: d.Attempt,
-		Recent: slices.Concat(d.Snapshot.Recent, d.Refused),
+		Recent:  d.Snapshot.Recent,
+		Refused: slices.DeleteFunc(slices.Clone(d.Refused), func(r Recent) bool { return !d.Now.Before(r.Until) }),
 	})
 	if err != nil {
 		d.waitFor(err)

@@ -140,8 +140,10 @@ func (d *decision) remember() {
 	for _, l := range d.Snapshot.Leases {
 		if l.Owner != "" && l.Owner == d.HostID && d.Ask.Fits(l.Subnets, l.Reserved) == nil {
 			d.enter(Expired, "the store has not been reached yet; the lease is from the last known good picture")
-			d.Holding.Lease = Held{Lease: l, Token: Token(l.Modified)}
-			d.Holding.Epoch = d.Snapshot.Epoch
+			// No token: the store may have been restored since, and then
+			// its revisions do not compare.
+			d.Holding.Lease = Held{Lease: l}
+			d.Holding.Asked = Claim{Subnets: l.Subnets, Public: l.Public}
 			return
 		}
 	}

@@ -40,6 +40,7 @@ type Picking struct {
 	Network config.Network
 	Leases  []Lease
 	Recent  []Recent
+	Refused []Recent // somebody has a claim on them; only as the last resort
 	HostID  string
 	// Attempt changes where the search starts: hosts that collided once
 	// shall not meet again.
@@ -69,8 +70,7 @@ func (q Picking) pick(f addr.Family) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	leased := r.leased(q.Leases)
-	recent := slices.DeleteFunc(slices.Clone(q.Recent), func(x Recent) bool { return addr.Of(x.Subnet.Addr()) != f })
-	slices.SortStableFunc(recent, func(a, b Recent) int { return b.Until.Compare(a.Until) })
+	recent := slices.Concat(latest(q.Refused, f), latest(q.Recent, f)) // the first are avoided most
 	start := r.start(q.HostID, q.Attempt)
 	try := func(avoid int) (point, bool) { return r.free(merge(leased, recent[:avoid]), start) }
 	if at, ok := try(len(recent)); ok {
@@ -84,6 +84,13 @@ func (q Picking) pick(f addr.Family) (netip.Prefix, bool) {
 	}
 	at, ok := try(len(recent) - 1 - n)
 	return r.block(at), ok
+}
+
+// latest are those of rs that are of f, the one that ends last first.
+func latest(rs []Recent, f addr.Family) []Recent {
+	of := slices.DeleteFunc(slices.Clone(rs), func(r Recent) bool { return addr.Of(r.Subnet.Addr()) != f })
+	slices.SortStableFunc(of, func(a, b Recent) int { return b.Until.Compare(a.Until) })
+	return of
 }
 
 // ring is the range of blocks of one pool, searched round about.
