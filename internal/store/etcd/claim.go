@@ -35,6 +35,7 @@ type attempt struct {
 	start time.Time // before the grant was asked for
 	grant kv.LeaseID
 	sent  bool       // a write went out whose outcome is not known
+	bound bool       // it was applied: keys of ours live on the grant
 	old   kv.LeaseID // the grant that the lease was on before
 }
 
@@ -58,7 +59,11 @@ func (s *Store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 			continue
 		case final(err), !a.sent:
 			// The fresh grant takes with it whatever of ours may still land.
-			s.client.revoke(ctx, a.grant)
+			// What landed and was then parted from its lease by an operator
+			// stays: the claims bind the subnet to us until we come back.
+			if !a.bound {
+				s.client.revoke(ctx, a.grant)
+			}
 			return lease.Held{}, err
 		}
 		if retry.wait(ctx) != nil {
@@ -103,6 +108,7 @@ func (a *attempt) round(ctx context.Context) (lease.Held, error) {
 	if err != nil {
 		return lease.Held{}, err
 	}
+	a.bound = a.sent && p.carries(a.grant)
 	pl, err := newPlan(p, s.options.HostID, a.claim)
 	if a.sent && a.landed(p, pl) {
 		s.client.revoke(ctx, a.old)

@@ -239,6 +239,16 @@ func (p *picture) hasAddress(l *item, host string) bool {
 	return slices.ContainsFunc(l.addresses, func(key string) bool { return p.holders[key].host == host })
 }
 
+// carries says whether any key lives on grant.
+func (p *picture) carries(grant kv.LeaseID) bool {
+	for _, e := range p.entries {
+		if grant != 0 && e.Lease == grant {
+			return true
+		}
+	}
+	return false
+}
+
 // alive says whether the session of host is there.
 func (p *picture) alive(host string) bool {
 	_, ok := p.entries[sessionsDir+host]

@@ -59,3 +59,44 @@ func TestPinnedWhileTheRenewalIsLost(t *testing.T) {
 		}
 	})
 }
+
+// TestPinnedAfterTheRenewalWentUnanswered: the renewal was applied, its answer
+// lost, and then an operator made the lease a reservation. The refusal must not
+// take the claims away: a host with our address could take the reservation.
+func TestPinnedAfterTheRenewalWentUnanswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := fake.NewServer()
+		defer server.Close()
+		store := etcd.New(etcd.NewClient(server.Client("host"), "/net"), etcd.Options{HostID: "me", BootID: "boot"})
+		claim := lease.Claim{
+			Subnets: addr.Pair(netip.MustParsePrefix("10.5.9.0/24"), netip.Prefix{}),
+			Public:  addr.Pair(netip.MustParseAddr("192.0.2.1"), netip.Addr{}),
+		}
+		held, err := store.Claim(t.Context(), claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var renewal *kv.Op // put back by hand before the next reading
+		server.SetHook(func(c fake.Call) fake.Effect {
+			i := slices.IndexFunc(c.Txn.Then, func(o kv.Op) bool { return o.Key == "/net/subnets/10.5.9.0-24" })
+			switch {
+			case c.Client == "host" && i >= 0 && renewal == nil:
+				renewal = &c.Txn.Then[i]
+				return fake.Effect{Fault: fake.DropResponse}
+			case c.Client == "host" && c.Method == fake.MethodRange && renewal != nil:
+				pin := kv.Op{Action: kv.Put, Span: renewal.Span, Value: renewal.Value}
+				if _, err := server.Client("admin").Txn(t.Context(), kv.Txn{Then: []kv.Op{pin}}); err != nil {
+					t.Error(err)
+				}
+			}
+			return fake.Effect{}
+		})
+		claim.Token = held.Token
+		if _, err := store.Claim(t.Context(), claim); !errors.Is(err, lease.ErrTaken) {
+			t.Fatalf("want a refusal, the next picture tells the rest; got %v", err)
+		}
+		if !slices.ContainsFunc(server.Entries(), func(e kv.Entry) bool { return e.Key == "/net/ng/claims/10.5.9.0-24" }) {
+			t.Error("the claim is gone while its host lives")
+		}
+	})
+}
