@@ -194,7 +194,7 @@ func (l Lab) TCP(t *testing.T, p Path, limit time.Duration) bool {
 	var conn net.Conn
 	from.Space.Do(func() {
 		// One address, so that the dial stays on this thread.
-		conn, err = net.DialTimeout("tcp", ln.Addr().String(), limit)
+		conn, err = (&net.Dialer{Timeout: limit}).DialContext(t.Context(), "tcp", ln.Addr().String())
 	})
 	if err != nil {
 		return false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -115,9 +116,7 @@ func (s Subject) testTwice(t *testing.T) {
 
 func (s Subject) testDrift(t *testing.T) {
 	drifts := map[string][]string{"flushed": {"nft flush ruleset"}}
-	for name, lines := range s.Drifts {
-		drifts[name] = lines
-	}
+	maps.Copy(drifts, s.Drifts)
 	for name, lines := range drifts {
 		t.Run(name, func(t *testing.T) {
 			ns, d, want := NewSpace(t), s.driver(state.Owner{}), s.Want(s.Mode)
@@ -200,7 +199,7 @@ func (s Subject) testForeign(t *testing.T) {
 func foreign(listing string) string {
 	var out []string
 	depth, skip := 0, -1
-	for _, line := range strings.Split(listing, "\n") {
+	for line := range strings.SplitSeq(listing, "\n") {
 		opens, closes := strings.HasSuffix(strings.SplitN(line, " # handle", 2)[0], "{"), strings.TrimSpace(line) == "}"
 		if closes {
 			depth--

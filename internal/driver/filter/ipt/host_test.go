@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -151,9 +152,7 @@ func TestFlavour(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out := programs("v1.8.9 (nf_tables)", map[string]string{"iptables-save": c.nft, "iptables-nft-save": c.nft})
-			for k, v := range programs("v1.8.9 (legacy)", map[string]string{"iptables-legacy-save": c.legacyText}) {
-				out[k] = v
-			}
+			maps.Copy(out, programs("v1.8.9 (legacy)", map[string]string{"iptables-legacy-save": c.legacyText}))
 			h := &fake{output: out, legacy: c.legacy}
 			want := traffictest.Want(state.ModeIPTables)
 			want.Filters = want.Filters[:1]

@@ -3,6 +3,7 @@ package ipt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -62,7 +63,7 @@ func (t table) add(line string) error {
 		if !ok || name == "" {
 			return fmt.Errorf("%w: %q", errSyntax, line)
 		}
-		t[name] = t[name][:len(t[name]):len(t[name])]
+		t[name] = slices.Clip(t[name])
 		return nil
 	}
 	rule, ok := strings.CutPrefix(line, "-A ")
