@@ -202,7 +202,11 @@ func (s *Store) verify(ctx context.Context, h lease.Held, grant kv.LeaseID) erro
 		return fmt.Errorf("verify %s: %w", h.Key, err)
 	}
 	if p.entries[subnetsDir+h.Key].Mod != int64(h.Token) {
-		s.client.revoke(ctx, grant)
+		// Unless an operator made it a reservation: then it is still ours, by
+		// the claims on this grant.
+		if l, ok := p.items[subnetsDir+h.Key]; !ok || p.owner(l) != s.options.HostID {
+			s.client.revoke(ctx, grant)
+		}
 		return fmt.Errorf("%s was overwritten: %w", h.Key, lease.ErrTaken)
 	}
 	earlier := func(l lease.Lease) bool { return l.Created < h.Created }
