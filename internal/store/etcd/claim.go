@@ -58,6 +58,7 @@ func (s *Store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 			retry.attempts = 0
 			continue
 		case final(err), !a.sent:
+			s.distrust(c, err)
 			// The fresh grant takes with it whatever of ours may still land.
 			// What landed and was then parted from its lease by an operator
 			// stays: the claims bind the subnet to us until we come back.
@@ -76,6 +77,19 @@ func (s *Store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 		s.client.revoke(ctx, a.grant)
 	}
 	return lease.Held{}, fmt.Errorf("claim %s: %w", FormatKey(c.Subnets), errContest)
+}
+
+// distrust has the picture read anew if it gave the caller a token that is not
+// true. A watch over a store that was restored, and has since passed the
+// picture's revision again, is silent about what it lost.
+func (s *Store) distrust(c lease.Claim, err error) {
+	if c.Token == 0 || !errors.Is(err, lease.ErrTaken) {
+		return
+	}
+	select {
+	case s.doubt <- struct{}{}:
+	default:
+	}
 }
 
 func check(c lease.Claim) (value string, err error) {

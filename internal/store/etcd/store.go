@@ -47,6 +47,7 @@ type Store struct {
 	recent  *recorder
 	dice    *dice
 	log     *slog.Logger
+	doubt   chan struct{} // a writer read what the picture cannot show
 
 	mu     sync.Mutex
 	health Health
@@ -76,7 +77,7 @@ func New(c *Client, o Options) *Store {
 	}
 	d := &dice{rand: o.Rand}
 	return &Store{
-		client: c, options: o, dice: d, log: o.Log,
+		client: c, options: o, dice: d, log: o.Log, doubt: make(chan struct{}, 1),
 		session: newSession(c, o),
 		recent:  newRecorder(c, d, o.Log),
 		health:  Health{Err: errNotListed, Since: time.Now()},

@@ -18,6 +18,9 @@ const (
 	// silentAfter when it counts as broken.
 	probeEvery  = 10 * time.Second
 	silentAfter = 35 * time.Second
+
+	// doubtEvery bounds re-lists because of doubt.
+	doubtEvery = time.Second
 )
 
 var (
@@ -26,6 +29,7 @@ var (
 	errWentBack  = errors.New("the store's revision went back: it was restored or wiped")
 	errCluster   = errors.New("another cluster answers")
 	errEnded     = errors.New("watch ended")
+	errDoubt     = errors.New("the store contradicts the picture")
 )
 
 // follower holds what the watch remembers over re-lists.
@@ -35,6 +39,7 @@ type follower struct {
 	picture *picture // nil before the first list
 	epoch   int64
 	heard   time.Time // when the watch last gave a sign of life
+	listed  time.Time
 }
 
 // follow lists and watches, again and again, until ctx ends. Whatever goes
@@ -51,6 +56,9 @@ func (s *Store) follow(ctx context.Context, put func(lease.Snapshot)) error {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if errors.Is(err, errDoubt) {
+			continue
 		}
 		if s.Health().Err == nil {
 			s.log.Warn("lost the lease store", "error", err)
@@ -77,6 +85,7 @@ func (f *follower) list(ctx context.Context) error {
 		f.picture.replace(t)
 	}
 	f.heard = time.Now()
+	f.listed = f.heard
 	if f.store.Health().Err != nil {
 		f.store.log.Info("lease store is in step", "revision", t.Rev, "leases", len(f.picture.items))
 	}
@@ -112,6 +121,10 @@ func (f *follower) watch(ctx context.Context) error {
 			}
 			if err := f.apply(b); err != nil {
 				return err
+			}
+		case <-f.store.doubt:
+			if time.Since(f.listed) > doubtEvery {
+				return errDoubt
 			}
 		case <-probe.C:
 			if time.Since(f.heard) > silentAfter {
