@@ -100,7 +100,11 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
-	return errors.Join(err, stores.close(bye))
+	if err := stores.close(bye); err != nil {
+		// It expires by itself; a stop is orderly without it.
+		c.Log.Warn("the session in the store could not be ended", "err", err)
+	}
+	return err
 }
 
 // watchKernel rings when links, addresses or routes change. Without it every
@@ -167,8 +171,9 @@ func (p *parts) ready(ready bool) {
 func (p *parts) Status() report.Status {
 	s := p.engine.Status()
 	s.Store.Kind = "etcd"
-	if err := p.stores.health(); err != nil {
-		s.Store.Error = err.Error()
+	if h := p.stores.inner.Health(); h.Err != nil {
+		s.Store.Error = h.Err.Error()
+		s.Store.Age = max(s.Store.Age, time.Since(h.Since))
 	}
 	return s
 }

@@ -42,9 +42,6 @@ func etcdConfig(o options.Options) etcd.ClientConfig {
 	}
 }
 
-// health is why the picture is not live, or nil.
-func (s *stores) health() error { return s.inner.Health().Err }
-
 // close ends the session, so that a successor need not wait for its expiry.
 func (s *stores) close(ctx context.Context) error {
 	if err := s.inner.Close(ctx); err != nil {

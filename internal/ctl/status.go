@@ -83,6 +83,8 @@ func storeLine(s report.Store) string {
 	switch {
 	case s.LastKnownGood:
 		out += "LAST KNOWN GOOD, seen live " + span(s.Age) + " ago"
+	case s.Age > 0:
+		out += "NOT REACHABLE for " + span(s.Age)
 	case s.Synced:
 		out += "live"
 	default:

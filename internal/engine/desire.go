@@ -102,6 +102,10 @@ func Desire(in Inputs) (Desired, error) {
 	for k := range b.owner {
 		out.Own[k] = true
 	}
+	// Frames to our own VTEP address must not leave for a peer that claims it.
+	for _, l := range local.Links {
+		b.owner[state.FDBEntry{Link: l.Name, MAC: l.MAC}.Key()] = "this host"
+	}
 	peers, rejected := lease.Admit(in.Snapshot.Leases, in.Network, lease.Self{
 		HostID: in.Node.HostID, Public: in.Node.Public, Subnets: in.Own.Lease.Subnets,
 	})

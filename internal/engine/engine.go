@@ -65,7 +65,10 @@ type Engine struct {
 	lookedAt   time.Time
 
 	failing map[state.Key]string // failures already logged
+	refused map[string]string    // keys of the store already told of
 	streak  int                  // passes in a row with failures
+	idle    int                  // passes in a row that a bell rang for nothing
+	had     bool                 // a lease was held since the start
 	base    report.Status
 	status  atomic.Pointer[report.Status]
 	beat    atomic.Int64 // unix nanoseconds of the last sign of life
@@ -80,7 +83,7 @@ type planAnswer struct {
 func New(cfg Config) *Engine {
 	e := &Engine{
 		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan chan<- planAnswer),
-		failing: map[state.Key]string{}, base: cfg.Base,
+		failing: map[state.Key]string{}, refused: map[string]string{}, base: cfg.Base,
 	}
 	e.base.Pass.Changes = map[string]int64{}
 	first := e.base // World is not asked before Run
@@ -105,12 +108,17 @@ func (e *Engine) Status() report.Status { return *e.status.Load() }
 // Beat is when the loop last showed life, for /healthz.
 func (e *Engine) Beat() time.Time { return time.Unix(0, e.beat.Load()) }
 
-// spacing merges what arrives together, and keeps a failing pass that wakes
-// itself by its own notifications from spinning.
+// spacing merges what arrives together. It grows while passes fail, which wake
+// themselves by their own notifications, and while bells ring for nothing, as
+// they do on a host whose other routes keep changing.
 const (
 	spacing    = 5 * time.Millisecond
 	maxBackoff = 30 * time.Second
 )
+
+// heartbeat is how often an idle loop shows life; a pass shows none before it
+// ends.
+const heartbeat = 30 * time.Second
 
 // conditionsEvery is how often conditions are looked for.
 const conditionsEvery = time.Minute
@@ -120,23 +128,29 @@ const conditionsEvery = time.Minute
 func (e *Engine) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	life := time.NewTicker(heartbeat)
+	defer life.Stop()
 	for {
+		e.beat.Store(time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-life.C:
+			continue
 		case answer := <-e.plans:
 			changes, err := e.Preview(ctx)
 			answer <- planAnswer{changes, err}
 			continue
 		case <-e.bell:
+			e.idle++
 		case <-timer.C:
+			e.idle = 0
 		}
 		if err := e.pass(ctx); err != nil {
 			return err
 		}
-		e.beat.Store(time.Now().UnixNano())
 		timer.Reset(e.next())
-		if !pause(ctx, min(spacing<<min(e.streak, 8), time.Second)) {
+		if !pause(ctx, e.space()) {
 			return nil
 		}
 	}
@@ -147,6 +161,12 @@ func (e *Engine) next() time.Duration {
 		return e.cfg.Resync
 	}
 	return min(time.Second<<min(e.streak-1, 5), maxBackoff, max(e.cfg.Resync, time.Second))
+}
+
+// space is the least time between two passes: a single bell is answered at
+// once, the hundredth for nothing within a third of a second.
+func (e *Engine) space() time.Duration {
+	return min(spacing<<min(max(e.streak, e.idle-1), 6), time.Second)
 }
 
 func isDone(ctx context.Context) bool { return ctx.Err() != nil }
@@ -186,26 +206,29 @@ func (e *Engine) pass(ctx context.Context) error {
 		return err
 	}
 	if reason != "" {
+		e.withdraw(ctx, in)
 		e.unready(reason)
 		return nil
 	}
 	want, err := Desire(in)
 	if err != nil {
+		e.withdraw(ctx, in)
 		e.unready(err.Error())
 		return nil
 	}
-	live := in.Snapshot.Synced && !in.Snapshot.Origin.LastKnownGood
-	out := reconcile.Execute(ctx, e.drivers, &want.Set, live)
+	e.had = true
+	out := reconcile.Execute(ctx, e.drivers, &want.Set, trusted(in.Snapshot))
 	if isDone(ctx) {
 		return nil // what was cut short is no failure
 	}
 	reasons := ownFailures(want, out)
-	if len(reasons) == 0 {
+	if len(reasons) == 0 || want.File.Absent {
 		files := reconcile.Execute(ctx, []reconcile.Driver{e.cfg.Files}, &state.Set{Files: []state.File{want.File}}, false)
-		reasons = describe(files.Failed())
+		reasons = append(reasons, describe(files.Failed())...)
 		out.Results = append(out.Results, files.Results...)
 	}
 	e.note(out)
+	e.noteRefused(want)
 	if start.Sub(e.lookedAt) > conditionsEvery {
 		e.lookedAt, e.conditions = start, e.cfg.Conditions(ctx, &want.Set)
 	}
@@ -240,12 +263,21 @@ func (e *Engine) Preview(ctx context.Context) ([]report.Change, error) {
 // before it ever was.
 var ErrNode = errors.New("this host cannot join")
 
-// look gathers the inputs of a pass. reason says what is still missing.
+// trusted says whether what is absent from the picture may be removed. A store
+// without a config was wiped, or is being put together: its silence about peers
+// means nothing.
+func trusted(s lease.Snapshot) bool {
+	return s.Synced && !s.Origin.LastKnownGood && s.Config != nil
+}
+
+// look gathers the inputs of a pass. reason says what is still missing; what is
+// known by then is in the inputs.
 func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error) {
 	snap, ok := e.cfg.World.Snapshot()
 	if !ok {
 		return in, "waiting for the store", nil
 	}
+	in.Snapshot, in.Own, in.Policy = snap, e.cfg.World.Own(), e.cfg.Policy
 	if reason := e.configure(snap.Config); reason != "" {
 		return in, reason, nil
 	}
@@ -257,9 +289,7 @@ func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error)
 	default:
 		return in, err.Error(), nil // not fatal: an uplink may come back
 	}
-	in = Inputs{
-		Network: *e.network, Backend: e.backend, Node: node, Own: e.cfg.World.Own(), Snapshot: snap, Policy: e.cfg.Policy,
-	}
+	in.Network, in.Backend, in.Node = *e.network, e.backend, node
 	return in, e.ask(in), nil
 }
 
@@ -281,6 +311,10 @@ func (e *Engine) ask(in Inputs) (reason string) {
 // configure takes the first valid config. A later change is reported, and
 // takes effect when the daemon is restarted.
 func (e *Engine) configure(raw []byte) (reason string) {
+	if raw == nil && e.network != nil {
+		e.warn("the network config is gone from the store, the running one stays: put it back with `flannelctl config set FILE`")
+		return ""
+	}
 	if raw == nil {
 		return "no network config in the store: put one there with `flannelctl config set FILE`"
 	}

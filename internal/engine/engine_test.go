@@ -102,13 +102,14 @@ func picture(peers ...byte) *lease.Snapshot {
 // rig is an engine on memory drivers.
 type rig struct {
 	*engine.Engine
+	config engine.Config
 	world  *world
 	mem    map[state.Kind]*reconciletest.Memory
 	events []string
 	ready  []bool
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, every time.Duration) *rig {
 	t.Helper()
 	uplink := facts.Link{Name: "eth0", MTU: 1500}
 	r := &rig{world: &world{node: facts.Node{HostID: "h1", Uplink: uplink}}, mem: map[state.Kind]*reconciletest.Memory{}}
@@ -123,16 +124,23 @@ func newRig(t *testing.T) *rig {
 		drivers = append(drivers, r.mem[k])
 	}
 	r.mem[state.KindFile] = &reconciletest.Memory{Of: state.KindFile}
-	r.Engine = engine.New(engine.Config{
+	r.config = engine.Config{
 		World: r.world, Files: r.mem[state.KindFile], NewBackend: all.New,
 		NewDrivers: func([]netip.Prefix) []reconcile.Driver { return drivers },
 		Conditions: func(context.Context, *state.Set) []string { return nil },
 		Ready:      func(ready bool) { r.ready = append(r.ready, ready) },
 		Policy:     engine.Policy{SubnetFile: "/run/flannel/subnet.env", Traffic: traffic.Options{Masquerade: true, Forward: true}},
-		Resync:     5 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Resync:     every, Log: slog.New(slog.DiscardHandler),
 		Event: func(_, text string) { r.events = append(r.events, text) },
-	})
+	}
+	r.rebuild(func(*addr.ByFamily[netip.Prefix]) {})
 	return r
+}
+
+// rebuild makes the engine anew, with other previous subnets.
+func (r *rig) rebuild(previous func(*addr.ByFamily[netip.Prefix])) {
+	previous(&r.config.Previous)
+	r.Engine = engine.New(r.config)
 }
 
 // run drives the engine in a bubble of fake time.
@@ -152,7 +160,14 @@ func (r *rig) run(t *testing.T, script func()) {
 // settle lets the bell's pass and one resync happen.
 func (r *rig) settle() {
 	r.Ring()
-	time.Sleep(6 * time.Second) //nolint:forbidigo // fake time of the bubble
+	wait(resync + time.Second)
+}
+
+const resync = 5 * time.Second
+
+// wait lets fake time go by.
+func wait(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // the time of the bubble
 	synctest.Wait()
 }
 
@@ -167,7 +182,7 @@ func (r *rig) file(t *testing.T) (state.File, bool) {
 
 func TestReadyOnlyWhenOwnObjectsStand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.deny = true
 		refuse := true
 		r.mem[state.KindAddress].Refuse = func(reconcile.Change) error {
@@ -221,7 +236,7 @@ func wantReason(t *testing.T, s report.Status, part string) {
 // A bad peer is named, and neither readiness nor the others care.
 func TestBadPeerHarmsOnlyItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2, 3, 4, 5)
 		r.world.snap.Leases[1].Offer.Data.Put(addr.IPv4, `{"VNI":9,"VtepMAC":"02:00:00:00:00:03"}`)
 		r.world.snap.Leases[2].Subnets = subnets("192.0.2.0/24")
@@ -257,7 +272,7 @@ func TestBadPeerHarmsOnlyItself(t *testing.T) {
 
 func TestPeersComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2, 3)
 		r.run(t, func() {
 			r.settle()
@@ -283,7 +298,7 @@ func route(n byte) state.Key {
 
 func TestLostLeaseWithdrawsTheFileOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2)
 		r.run(t, func() {
 			r.settle()
@@ -302,7 +317,7 @@ func TestLostLeaseWithdrawsTheFileOnly(t *testing.T) {
 
 func TestQuietWhenInSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2, 3)
 		r.run(t, func() {
 			r.settle()
@@ -323,7 +338,7 @@ func TestQuietWhenInSync(t *testing.T) {
 
 func TestRepeatedFailureIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2)
 		tries := 0
 		r.mem[state.KindRoute].Refuse = func(reconcile.Change) error { tries++; return errors.New("no room") }
@@ -346,7 +361,7 @@ func TestRepeatedFailureIsToldOnce(t *testing.T) {
 
 func TestConfigChangeWaitsForRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2)
 		r.run(t, func() {
 			r.settle()
@@ -362,7 +377,7 @@ func TestConfigChangeWaitsForRestart(t *testing.T) {
 
 func TestHostThatCannotJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture()
 		r.world.err = errors.New("no default route")
 		if err := r.Run(t.Context()); !errors.Is(err, engine.ErrNode) {
@@ -374,7 +389,7 @@ func TestHostThatCannotJoin(t *testing.T) {
 // Two peers with one VTEP MAC cannot both be served: the older lease keeps it.
 func TestPeersThatClash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
+		r := newRig(t, resync)
 		r.world.snap = picture(2, 3)
 		r.world.snap.Leases[0].Offer = r.world.snap.Leases[1].Offer
 		r.world.snap.Leases[0].Created = 9

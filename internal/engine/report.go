@@ -110,9 +110,12 @@ func (e *Engine) noteFailures(out reconcile.Outcome) {
 		e.cfg.Log.Error("more changes failed", "count", fresh-fewLines)
 	}
 	e.failing = now
-	if len(now) > 0 {
+	switch {
+	case len(now) > 0:
 		e.streak++
-	} else {
+	case len(out.Results) > 0:
+		e.streak, e.idle = 0, 0
+	default:
 		e.streak = 0
 	}
 }
@@ -124,6 +127,34 @@ type passed struct {
 	out     reconcile.Outcome
 	reasons []string // why this host is not ready
 	start   time.Time
+}
+
+// noteRefused tells of entries of the store that are ignored, when they appear
+// or their reason changes.
+func (e *Engine) noteRefused(want Desired) {
+	now := map[string]string{}
+	for _, r := range want.Rejected {
+		now[r.Key] = r.Reason
+	}
+	for _, p := range want.Peers {
+		if p.Err != nil {
+			now[p.Lease.Key] = p.Err.Error()
+		}
+	}
+	fresh := 0
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		if e.refused[key] == now[key] {
+			continue
+		}
+		if fresh++; fresh <= fewLines {
+			e.cfg.Log.Warn("store entry ignored", "key", key, "reason", now[key])
+		}
+		e.cfg.Event("store", fmt.Sprintf("ignored %s: %s", key, now[key]))
+	}
+	if fresh > fewLines {
+		e.cfg.Log.Warn("more store entries ignored", "count", fresh-fewLines)
+	}
+	e.refused = now
 }
 
 // publish makes the report of a pass that ran.

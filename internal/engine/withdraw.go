@@ -1,0 +1,48 @@
+package engine
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// withdraw takes back what this host may no longer show when a full pass is not
+// possible. It depends on nothing but the holding and the picture: a runtime
+// that trusts subnet.env must not start containers in another host's subnet.
+func (e *Engine) withdraw(ctx context.Context, in Inputs) {
+	out := reconcile.Outcome{}
+	switch {
+	case in.Own.State == lease.Lost:
+	case in.Own.State != lease.Pending:
+		return
+	case e.had:
+		// The grace of a lost lease is over: its traffic ends with it.
+		out = reconcile.Execute(ctx, e.drivers, &state.Set{}, trusted(in.Snapshot))
+	case !heldByAnother(in, e.cfg.Previous):
+		return
+	}
+	gone := state.Set{Files: []state.File{{Path: e.cfg.Policy.SubnetFile, Absent: true}}}
+	files := reconcile.Execute(ctx, []reconcile.Driver{e.cfg.Files}, &gone, false)
+	out.Results = append(out.Results, files.Results...)
+	e.note(out)
+}
+
+// heldByAnother says whether a live picture gives one of subnets to another
+// host.
+func heldByAnother(in Inputs, subnets addr.ByFamily[netip.Prefix]) bool {
+	if !trusted(in.Snapshot) {
+		return false
+	}
+	mine := lease.Lease{Subnets: subnets}
+	for _, l := range in.Snapshot.Leases {
+		own := l.Owner != "" && l.Owner == in.Node.HostID || l.Owner == "" && sharesAddress(l.Public, in.Node.Public)
+		if !own && mine.Overlaps(l) {
+			return true
+		}
+	}
+	return false
+}
