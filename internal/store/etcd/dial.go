@@ -17,6 +17,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
 )
@@ -26,6 +28,13 @@ import (
 const (
 	dialKeepAlive        = 10 * time.Second // a dead peer is noticed after
 	dialKeepAliveTimeout = 5 * time.Second  // the sum of the two
+
+	// After an outage the next attempt comes within redialLast; gRPC's own
+	// two minutes would keep a host out long after etcd is back.
+	redialFirst = 100 * time.Millisecond
+	redialLast  = 5 * time.Second
+	// connectTimeout bounds one attempt, which a dead address may swallow.
+	connectTimeout = 3 * time.Second
 )
 
 // ClientConfig says where etcd is and how to authenticate.
@@ -77,8 +86,16 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 		DialTimeout:          requestTimeout,
 		DialKeepAliveTime:    dialKeepAlive,
 		DialKeepAliveTimeout: dialKeepAliveTimeout,
+		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(redial())},
 		Logger:               zap.NewNop(), // what matters comes back as an error
 	}}, c.Prefix), nil
+}
+
+func redial() grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff:           grpcbackoff.Config{BaseDelay: redialFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialLast},
+		MinConnectTimeout: connectTimeout,
+	}
 }
 
 // tls is nil if nothing asks for TLS.

@@ -217,9 +217,9 @@ func (p *picture) setRecent(key string, e kv.Entry) error {
 }
 
 // owner is the host id that the claims on l name, or "". A claim on another
-// grant than the lease's is the trace of an earlier holder whom a plain
-// flannel overwrote, unless the lease was put back by hand as a reservation:
-// then the address record tells.
+// grant than the lease's is the trace of an earlier holder whom a plain flannel
+// overwrote. A reservation has no grant to tell by, and its claims may have one
+// (it was put back by hand): there the address record tells.
 func (p *picture) owner(l *item) string {
 	host := ""
 	for i, key := range l.claims {
@@ -227,7 +227,7 @@ func (p *picture) owner(l *item) string {
 		switch {
 		case !ok, i > 0 && h.host != host:
 			return ""
-		case h.grant != l.grant && (!l.Reserved || !p.hasAddress(l, h.host)):
+		case l.Reserved && !p.hasAddress(l, h.host), !l.Reserved && h.grant != l.grant:
 			return ""
 		}
 		host = h.host
@@ -237,6 +237,17 @@ func (p *picture) owner(l *item) string {
 
 func (p *picture) hasAddress(l *item, host string) bool {
 	return slices.ContainsFunc(l.addresses, func(key string) bool { return p.holders[key].host == host })
+}
+
+// inUse says whether a claim is on a lease that host has, besides the one that
+// it is writing: it may be moving.
+func (p *picture) inUse(claim, host string) bool {
+	for _, l := range p.items {
+		if slices.Contains(l.claims, claim) && p.owner(l) == host {
+			return true
+		}
+	}
+	return false
 }
 
 // carries says whether any key lives on grant.

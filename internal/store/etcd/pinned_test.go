@@ -100,3 +100,41 @@ func TestPinnedAfterTheRenewalWentUnanswered(t *testing.T) {
 		}
 	})
 }
+
+// TestClaimsOfALostReservationAreDropped: they live on no grant and would keep
+// everybody else from the subnet for ever.
+func TestClaimsOfALostReservationAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := fake.NewServer()
+		defer server.Close()
+		admin := server.Client("admin")
+		store := etcd.New(etcd.NewClient(server.Client("host"), "/net"), etcd.Options{HostID: "me", BootID: "boot"})
+		const key = "/net/subnets/10.5.9.0-24"
+		write := func(op kv.Op) int64 {
+			r, err := admin.Txn(t.Context(), kv.Txn{Then: []kv.Op{op}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.Rev
+		}
+		reserved := write(kv.Op{Action: kv.Put, Span: kv.One(key), Value: `{"PublicIP":"192.0.2.1","PublicIPv6":null}`})
+		claim := lease.Claim{
+			Token: lease.Token(reserved), Takeover: true,
+			Subnets: addr.Pair(netip.MustParsePrefix("10.5.9.0/24"), netip.Prefix{}),
+			Public:  addr.Pair(netip.MustParseAddr("192.0.2.1"), netip.Addr{}),
+		}
+		if _, err := store.Claim(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+		write(kv.Op{Action: kv.Put, Span: kv.One(key), Value: `{"PublicIP":"192.0.2.2","PublicIPv6":null}`})
+		claim.Token, claim.Subnets = 0, addr.Pair(netip.MustParsePrefix("10.5.10.0/24"), netip.Prefix{})
+		if _, err := store.Claim(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range server.Entries() {
+			if e.Key == "/net/ng/claims/10.5.9.0-24" {
+				t.Errorf("%s is left: %s", e.Key, e.Value)
+			}
+		}
+	})
+}

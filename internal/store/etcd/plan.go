@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -167,8 +166,9 @@ func (pl *plan) take(p *picture, key string) {
 	pl.bindings = append(pl.bindings, key)
 }
 
-// tidy drops notes that these subnets expired, and our records of addresses
-// that we no longer have.
+// tidy drops notes that these subnets expired, our records of addresses that we
+// no longer have, and our claims on subnets that we lost: those of a reservation
+// would never run out and keep everybody else from it.
 func (pl *plan) tidy(p *picture, c lease.Claim) {
 	for _, subnet := range (lease.Lease{Subnets: c.Subnets}).Prefixes() {
 		if key := recentDir + subnetkey.FormatHalf(subnet); p.entries[key].Mod != 0 {
@@ -176,7 +176,7 @@ func (pl *plan) tidy(p *picture, c lease.Claim) {
 		}
 	}
 	for key, h := range p.holders {
-		if strings.HasPrefix(key, addressDir) && h.host == pl.host && !slices.Contains(pl.bindings, key) {
+		if h.host == pl.host && !slices.Contains(pl.bindings, key) && !p.inUse(key, pl.host) {
 			pl.drop = append(pl.drop, key)
 		}
 	}

@@ -55,13 +55,16 @@ type session struct {
 
 	mod  atomic.Int64  // revision of our key; zero: no session
 	wake chan struct{} // something looks wrong, see now
+	// doubt has the picture read anew: a grant that is gone can mean that the
+	// whole store is another.
+	doubt func()
 }
 
-func newSession(c *Client, o Options) *session {
+func newSession(c *Client, o Options, doubt func()) *session {
 	return &session{
 		client: c, options: o, log: o.Log, key: sessionsDir + o.HostID,
 		run:  strconv.FormatUint(o.Rand.Uint64(), 16),
-		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), doubt: doubt,
 	}
 }
 
@@ -226,6 +229,7 @@ func (s *session) beat(ctx context.Context) error {
 			return err
 		}
 		s.mod.Store(0)
+		s.doubt()
 	}
 	_, err := s.create(ctx)
 	return err

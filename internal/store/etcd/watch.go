@@ -14,10 +14,13 @@ const (
 	relistFirst = 100 * time.Millisecond
 	relistLast  = 5 * time.Second
 
-	// probeEvery is how often a quiet watch is asked for a sign of life, and
-	// silentAfter when it counts as broken.
-	probeEvery  = 10 * time.Second
-	silentAfter = 35 * time.Second
+	// probeEvery is how often the watch is asked for a sign of life, and
+	// silentAfter when it counts as broken: two signs may fail to come, so that
+	// a store that is gone shows within ten seconds. etcd's client resumes a
+	// watch behind our back, also on a store that was wiped meanwhile and has
+	// none of our revisions; the answer is then the only sign of it.
+	probeEvery  = 3 * time.Second
+	silentAfter = 8 * time.Second
 
 	// doubtEvery bounds re-lists because of doubt.
 	doubtEvery = time.Second
@@ -140,9 +143,10 @@ func drain(batches <-chan kv.Batch) {
 	}
 }
 
-// probe asks for a sign of life. Its failure shows as silence.
+// probe asks for a sign of life. Its failure shows as silence. It ends before
+// the next is due, or the silence would be noticed late.
 func (f *follower) probe(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, probeEvery/2)
 	defer cancel()
 	_ = f.store.client.conn.Progress(ctx)
 }
