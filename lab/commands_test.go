@@ -34,6 +34,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"on":           command(true, on),
 		"status":       command(false, status),
 		"subnetenv":    command(true, subnetenv),
+		"heard":        command(false, heard),
 		"subnetof":     command(false, subnetof),
 		"gone":         command(false, gone),
 		"save":         command(false, save),
@@ -345,6 +346,15 @@ func subnetenv(ctx context.Context, s *stage, c call) error {
 		}
 		return nil
 	})
+}
+
+// heard HOST MESSAGE: waits until flanneld has told its supervisor.
+func heard(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	return lab.Eventually(ctx, func(context.Context) error { return h.Heard(c.arg(1)) })
 }
 
 // subnetof HOST 4|6 NAME: puts the host's subnet into a variable.

@@ -20,11 +20,12 @@ type Host struct {
 	*Node
 	Index int // from 1
 
-	fabric *Fabric
-	daemon *process
-	replay *replay                   // nil: runs flanneld
-	moved  addr.ByFamily[netip.Addr] // underlay address after Readdress
-	ports  int                       // containers attached so far
+	fabric     *Fabric
+	daemon     *process
+	supervisor *supervisor
+	replay     *replay                   // nil: runs flanneld
+	moved      addr.ByFamily[netip.Addr] // underlay address after Readdress
+	ports      int                       // containers attached so far
 }
 
 // Paths inside a host.
@@ -70,6 +71,13 @@ func (h *Host) Start(ctx context.Context, args ...string) error {
 	defer func() { _ = log.Close() }() // the daemon has its own copy
 	cmd := h.Command(ctx, append(h.daemonArgs(), args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if h.supervisor != nil {
+		h.supervisor.close()
+	}
+	if h.supervisor, err = supervise(h.Node); err != nil {
+		return err
+	}
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+notifySocket)
 	h.daemon, err = h.spawn.background(cmd)
 	return err
 }
@@ -113,6 +121,10 @@ func (h *Host) Kill(ctx context.Context) error {
 
 // abandon ends what still runs, without asking how it went.
 func (h *Host) abandon(ctx context.Context) error {
+	if h.supervisor != nil {
+		h.supervisor.close()
+		h.supervisor = nil
+	}
 	if h.daemon == nil || !h.daemon.running() {
 		return nil
 	}
