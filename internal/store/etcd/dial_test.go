@@ -1,12 +1,16 @@
 package etcd_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
 )
@@ -53,6 +57,46 @@ func TestDialDoesNotWait(t *testing.T) {
 	}
 	if _, _, err := etcd.NewAdmin(c).Config(t.Context()); err == nil {
 		t.Error("a closed client answers")
+	}
+}
+
+// With gRPC's own backoff the seventh attempt comes after more than 20 s, and
+// the pauses grow to two minutes.
+func TestRedialsSoon(t *testing.T) {
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempts := make(chan struct{})
+	go func() {
+		defer close(attempts)
+		for range 7 {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+			attempts <- struct{}{}
+		}
+	}()
+	c, err := etcd.Dial(t.Context(), etcd.ClientConfig{Endpoints: []string{"http://" + l.Addr().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asking sync.WaitGroup
+	asking.Go(func() { _, _, _ = etcd.NewAdmin(c).Config(t.Context()) })
+	deadline := time.After(15 * time.Second)
+	for n := 0; n < 7; {
+		select {
+		case <-attempts:
+			n++
+		case <-deadline:
+			t.Fatalf("%d attempts to connect in 15 s", n)
+		}
+	}
+	asking.Wait()
+	if err := errors.Join(c.Close(), l.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
