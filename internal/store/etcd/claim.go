@@ -86,10 +86,7 @@ func (s *Store) distrust(c lease.Claim, err error) {
 	if c.Token == 0 || !errors.Is(err, lease.ErrTaken) {
 		return
 	}
-	select {
-	case s.doubt <- struct{}{}:
-	default:
-	}
+	s.reread()
 }
 
 func check(c lease.Claim) (value string, err error) {

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd/kv"
 )
@@ -144,7 +145,10 @@ type remote struct {
 	closed bool
 }
 
-var errConnClosed = errors.New("etcd client is closed")
+var (
+	errConnClosed = errors.New("etcd client is closed")
+	errConnLost   = fmt.Errorf("%w: the connection broke", kv.ErrUnavailable)
+)
 
 func (r *remote) get() (*clientv3.Client, error) {
 	r.mu.Lock()
@@ -339,7 +343,10 @@ func (r *remote) TimeToLive(ctx context.Context, id kv.LeaseID) (time.Duration, 
 }
 
 // Watch implements kv.Watcher. A member without a leader ends the watch: it
-// would show a picture that gets older and older.
+// would show a picture that gets older and older. So does a lost connection:
+// etcd's client would resume the watch, but on a store that was wiped meanwhile
+// it waits for a revision that is far ahead, and is not even told so when it
+// asks for progress.
 func (r *remote) Watch(ctx context.Context, s kv.Span, from int64) <-chan kv.Batch {
 	out := make(chan kv.Batch)
 	go func() {
@@ -351,13 +358,39 @@ func (r *remote) Watch(ctx context.Context, s kv.Span, from int64) <-chan kv.Bat
 		}
 		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 		defer cancel()
-		for res := range c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from))...) {
-			if b := batch(res); !send(ctx, out, b) || b.Err != nil {
+		results := c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from))...)
+		gone := lost(ctx, c.ActiveConnection())
+		for {
+			select {
+			case res, ok := <-results:
+				if !ok {
+					return
+				}
+				if b := batch(res); !send(ctx, out, b) || b.Err != nil {
+					return
+				}
+			case <-gone:
+				send(ctx, out, kv.Batch{Err: errConnLost})
 				return
 			}
 		}
 	}()
 	return out
+}
+
+// lost is closed when conn, once it is there, breaks, or when ctx ends.
+func lost(ctx context.Context, conn *grpc.ClientConn) <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for s := conn.GetState(); s != connectivity.Ready; s = conn.GetState() {
+			if !conn.WaitForStateChange(ctx, s) {
+				return
+			}
+		}
+		conn.WaitForStateChange(ctx, connectivity.Ready)
+	}()
+	return gone
 }
 
 func send(ctx context.Context, out chan<- kv.Batch, b kv.Batch) bool {

@@ -47,7 +47,7 @@ type Store struct {
 	recent  *recorder
 	dice    *dice
 	log     *slog.Logger
-	doubt   chan struct{} // a writer read what the picture cannot show
+	doubt   chan struct{} // a request saw what the picture cannot show
 
 	mu     sync.Mutex
 	health Health
@@ -76,11 +76,20 @@ func New(c *Client, o Options) *Store {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &dice{rand: o.Rand}
-	return &Store{
+	s := &Store{
 		client: c, options: o, dice: d, log: o.Log, doubt: make(chan struct{}, 1),
-		session: newSession(c, o),
-		recent:  newRecorder(c, d, o.Log),
-		health:  Health{Err: errNotListed, Since: time.Now()},
+		recent: newRecorder(c, d, o.Log),
+		health: Health{Err: errNotListed, Since: time.Now()},
+	}
+	s.session = newSession(c, o, s.reread)
+	return s
+}
+
+// reread has the watch list again, soon and once.
+func (s *Store) reread() {
+	select {
+	case s.doubt <- struct{}{}:
+	default:
 	}
 }
 

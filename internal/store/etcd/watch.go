@@ -16,9 +16,8 @@ const (
 
 	// probeEvery is how often the watch is asked for a sign of life, and
 	// silentAfter when it counts as broken: two signs may fail to come, so that
-	// a store that is gone shows within ten seconds. etcd's client resumes a
-	// watch behind our back, also on a store that was wiped meanwhile and has
-	// none of our revisions; the answer is then the only sign of it.
+	// a store that is gone shows within ten seconds, whatever became of the
+	// connection.
 	probeEvery  = 3 * time.Second
 	silentAfter = 8 * time.Second
 

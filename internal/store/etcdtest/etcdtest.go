@@ -99,12 +99,12 @@ func (s *Server) Client(tb testing.TB) *clientv3.Client {
 // Proxy is a link to a server that can be cut.
 type Proxy struct {
 	listener net.Listener
-	target   string
 	wg       sync.WaitGroup
 
-	mu    sync.Mutex
-	cut   bool
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	target string
+	cut    bool
+	conns  map[net.Conn]struct{}
 }
 
 // Proxy starts a link to s; it ends with the test.
@@ -137,6 +137,19 @@ func (p *Proxy) Cut() {
 	}
 }
 
+// Lead makes new connections go to s.
+func (p *Proxy) Lead(s *Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = s.Address()
+}
+
+func (p *Proxy) server() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target
+}
+
 // Heal lets connections through again.
 func (p *Proxy) Heal() {
 	p.mu.Lock()
@@ -150,7 +163,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		far, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", p.target)
+		far, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", p.server())
 		if err != nil {
 			_ = near.Close()
 			continue

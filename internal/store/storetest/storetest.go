@@ -151,6 +151,13 @@ func (v *View) put(s lease.Snapshot) {
 	v.last, v.seen = s, true
 }
 
+// Last is the newest picture, the zero one if there is none yet.
+func (v *View) Last() lease.Snapshot {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.last
+}
+
 // Await returns the first picture that satisfies ok.
 func (v *View) Await(t *testing.T, what string, ok func(lease.Snapshot) bool) lease.Snapshot {
 	t.Helper()

@@ -165,9 +165,9 @@ type Leases interface {
 
 // Watcher follows changes.
 type Watcher interface {
-	// Watch delivers every change in s from revision from on. It survives a
-	// broken connection. The channel is closed after a batch with Err, and
-	// when ctx ends.
+	// Watch delivers every change in s from revision from on. A broken
+	// connection may end it, or leave it silent. The channel is closed after a
+	// batch with Err, and when ctx ends.
 	Watch(ctx context.Context, s Span, from int64) <-chan Batch
 	// Progress asks for a sign of life on the running watches.
 	Progress(ctx context.Context) error
