@@ -359,23 +359,27 @@ func (r *remote) Watch(ctx context.Context, s kv.Span, from int64) <-chan kv.Bat
 		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 		defer cancel()
 		results := c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from))...)
-		gone := lost(ctx, c.ActiveConnection())
-		for {
-			select {
-			case res, ok := <-results:
-				if !ok {
-					return
-				}
-				if b := batch(res); !send(ctx, out, b) || b.Err != nil {
-					return
-				}
-			case <-gone:
-				send(ctx, out, kv.Batch{Err: errConnLost})
-				return
-			}
-		}
+		pass(ctx, out, results, lost(ctx, c.ActiveConnection()))
 	}()
 	return out
+}
+
+// pass hands on results until an error, or until the connection is gone.
+func pass(ctx context.Context, out chan<- kv.Batch, results clientv3.WatchChan, gone <-chan struct{}) {
+	for {
+		select {
+		case res, ok := <-results:
+			if !ok {
+				return
+			}
+			if b := batch(res); !send(ctx, out, b) || b.Err != nil {
+				return
+			}
+		case <-gone:
+			send(ctx, out, kv.Batch{Err: errConnLost})
+			return
+		}
+	}
 }
 
 // lost is closed when conn, once it is there, breaks, or when ctx ends.
