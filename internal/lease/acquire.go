@@ -82,8 +82,19 @@ func (d *decision) beaten(l Lease) bool {
 }
 
 func (d *decision) isFree(subnets addr.ByFamily[netip.Prefix]) bool {
-	wanted := Lease{Subnets: subnets}
-	return !slices.ContainsFunc(d.Snapshot.Leases, wanted.Overlaps)
+	return !slices.ContainsFunc(d.Snapshot.Leases, func(l Lease) bool { return d.blocks(l, subnets) })
+}
+
+// blocks says whether l keeps this host from subnets. As in the store, one of
+// another length without an owner does not: it is somebody's mistake.
+func (d *decision) blocks(l Lease, subnets addr.ByFamily[netip.Prefix]) bool {
+	for _, f := range d.Ask.Network.Families() {
+		length := d.Ask.Network.Pools.At(f).SubnetLen
+		if (l.Owner != "" || oddness(l, f, length) == 0) && l.Subnets.At(f).Overlaps(subnets.At(f)) {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *decision) refused(subnets addr.ByFamily[netip.Prefix]) bool {

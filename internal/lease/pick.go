@@ -50,8 +50,9 @@ type Picking struct {
 // Pick finds a free subnet for every enabled family. It starts at a block that
 // the host id and the attempt decide and takes the first that is free and was
 // not leased recently; if there is none, the one whose memory ends first. A
-// lease over the whole network blocks nothing: nobody believes it. The error
-// is a FullError.
+// lease over the whole network blocks nothing: nobody believes it. One of another
+// length without an owner blocks only as long as something else is free. The
+// error is a FullError.
 func Pick(q Picking) (addr.ByFamily[netip.Prefix], error) {
 	var picked addr.ByFamily[netip.Prefix]
 	for _, f := range q.Network.Families() {
@@ -69,7 +70,20 @@ func (q Picking) pick(f addr.Family) (netip.Prefix, bool) {
 	if !r.valid() {
 		return netip.Prefix{}, false
 	}
-	leased := r.leased(q.Leases)
+	if p, ok := q.freeOf(r, q.Leases); ok {
+		return p, true
+	}
+	// A lease of another length that has no owner is a mistake, or left over
+	// from another config. It is avoided, but must not keep every host out.
+	counting := slices.DeleteFunc(slices.Clone(q.Leases), func(l Lease) bool {
+		return l.Owner == "" && oddness(l, f, r.length) > 0
+	})
+	return q.freeOf(r, counting)
+}
+
+// freeOf is the best block of r that none of leases overlaps.
+func (q Picking) freeOf(r ring, leases []Lease) (netip.Prefix, bool) {
+	f, leased := r.family, r.leased(leases)
 	recent := slices.Concat(latest(q.Refused, f), latest(q.Recent, f)) // the first are avoided most
 	start := r.start(q.HostID, q.Attempt)
 	try := func(avoid int) (point, bool) { return r.free(merge(leased, recent[:avoid]), start) }

@@ -45,7 +45,10 @@ func TestPickFindsWhatIsFree(t *testing.T) {
 	for i := range 3000 {
 		q := lease.Picking{Network: net, HostID: fmt.Sprint("host", i), Attempt: rng.IntN(3)}
 		for range rng.IntN(24) {
-			q.Leases = append(q.Leases, lease.Lease{Subnets: addr.Pair(someIn(rng, net, addr.IPv4), someIn(rng, net, addr.IPv6))})
+			q.Leases = append(q.Leases, lease.Lease{
+				Subnets: addr.Pair(someIn(rng, net, addr.IPv4), someIn(rng, net, addr.IPv6)),
+				Owner:   []string{"", "another"}[rng.IntN(2)],
+			})
 		}
 		for j := range rng.IntN(24) {
 			f := addr.Families()[rng.IntN(2)]
@@ -72,8 +75,19 @@ func someIn(rng *rand.Rand, net config.Network, f addr.Family) netip.Prefix {
 }
 
 // bestBlocks are the blocks without a lease whose last memory ends first;
-// those without memory come before all.
+// those without memory come before all. Only if there are none do ownerless
+// leases of another length not count.
 func bestBlocks(q lease.Picking, f addr.Family) []netip.Prefix {
+	if best := bestOf(q, f); len(best) > 0 {
+		return best
+	}
+	q.Leases = slices.DeleteFunc(slices.Clone(q.Leases), func(l lease.Lease) bool {
+		return l.Owner == "" && l.Subnets.At(f).Bits() != q.Network.Pools.At(f).SubnetLen
+	})
+	return bestOf(q, f)
+}
+
+func bestOf(q lease.Picking, f addr.Family) []netip.Prefix {
 	var best []netip.Prefix
 	var until time.Time
 	for _, b := range blocks(f, q.Network.Pools.At(f)) {
@@ -169,6 +183,26 @@ func TestLeaseOverTheWholeNetworkBlocksNothing(t *testing.T) {
 	net := network(t, `{"Network":"10.5.0.0/16"}`)
 	if _, err := lease.Pick(lease.Picking{Network: net, Leases: []lease.Lease{options("10.5.0.0/16").lease()}}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestOwnerlessLeasesOfAnotherLengthKeepNobodyOut(t *testing.T) {
+	net := network(t, `{"Network":"10.5.0.0/16","SubnetLen":24}`)
+	low, high := options("10.5.0.0/17").lease(), options("10.5.128.0/17").lease()
+	low.Owner, high.Owner = "", ""
+	for i := range 20 {
+		q := lease.Picking{Network: net, HostID: fmt.Sprint("host", i), Leases: []lease.Lease{low}}
+		if p, err := lease.Pick(q); err != nil || low.Subnets.At(addr.IPv4).Overlaps(p.At(addr.IPv4)) {
+			t.Fatalf("picked %v, %v while the other half is free", p, err)
+		}
+		q.Leases = append(q.Leases, high)
+		if _, err := lease.Pick(q); err != nil {
+			t.Fatal(err)
+		}
+		q.Leases[0].Owner, q.Leases[1].Owner = "a", "b"
+		if p, err := lease.Pick(q); !errors.Is(err, lease.ErrFull) {
+			t.Fatalf("picked %v, %v from what others own", p, err)
+		}
 	}
 }
 
