@@ -88,9 +88,9 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g.Go(func() error {
 		return at.health.Serve(ctx, web.Handler(web.Answers{
 			Stuck: p.stuck, Status: p.Status, Metrics: metrics.Handler(metrics.New(p.Status, time.Now)),
-		}))
+		}), c.Log)
 	})
-	g.Go(func() error { return control.Serve(ctx, at.socket, p) })
+	g.Go(func() error { return control.Serve(ctx, at.socket, p, c.Log) })
 	g.Go(func() error { return stopped(stores.watched.Watch(ctx, p.picture)) })
 	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
 	g.Go(func() error { return p.watchKernel(ctx) })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -104,8 +105,8 @@ func restrict(_, _ string, c syscall.RawConn) error {
 }
 
 // Serve answers on l from s until ctx ends and then returns nil.
-func Serve(ctx context.Context, l net.Listener, s Source) error {
-	return httpd.Serve(ctx, l, Handler(s))
+func Serve(ctx context.Context, l net.Listener, s Source, log *slog.Logger) error {
+	return httpd.Serve(ctx, l, Handler(s), log)
 }
 
 // Handler is the conversation without its socket.

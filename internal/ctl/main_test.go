@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -98,7 +99,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 	l, err := control.Listen(ctx, ts.MkAbs(args[0]))
 	ts.Check(err)
 	done := make(chan error, 1)
-	go func() { done <- control.Serve(ctx, l, c) }()
+	go func() { done <- control.Serve(ctx, l, c, slog.New(slog.DiscardHandler)) }()
 	ts.Defer(func() {
 		cancel()
 		ts.Check(<-done)

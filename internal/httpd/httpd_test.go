@@ -46,7 +46,7 @@ func TestServeUntilTheEnd(t *testing.T) {
 	go func() {
 		done <- httpd.Serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "hello")
-		}))
+		}), silent())
 	}()
 	if body, err := get(t, "http://"+l.Addr().String()); err != nil || body != "hello" {
 		t.Errorf("got %q, %v", body, err)
@@ -70,7 +70,7 @@ func TestStopReachesAnswersUnderWay(t *testing.T) {
 			cancel()
 			<-r.Context().Done()
 			_, _ = io.WriteString(w, "stopped")
-		}))
+		}), silent())
 	}()
 	if body, err := get(t, "http://"+l.Addr().String()); err != nil || body != "stopped" {
 		t.Errorf("got %q, %v", body, err)
@@ -85,7 +85,7 @@ func TestBrokenListenerIsAnError(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := httpd.Serve(t.Context(), l, http.NotFoundHandler()); err == nil {
+	if err := httpd.Serve(t.Context(), l, http.NotFoundHandler(), silent()); err == nil {
 		t.Error("no error for a closed listener")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -78,10 +79,10 @@ func Listen(ctx context.Context, at netip.AddrPort) (*Server, error) {
 
 // Serve answers by h until ctx ends and then returns nil. Without a port it
 // only waits.
-func (s *Server) Serve(ctx context.Context, h http.Handler) error {
+func (s *Server) Serve(ctx context.Context, h http.Handler, log *slog.Logger) error {
 	if s.l == nil {
 		<-ctx.Done()
 		return nil
 	}
-	return httpd.Serve(ctx, s.l, h)
+	return httpd.Serve(ctx, s.l, h, log)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -82,7 +83,7 @@ func TestPort(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, http.NotFoundHandler()) }()
+	go func() { done <- s.Serve(ctx, http.NotFoundHandler(), slog.New(slog.DiscardHandler)) }()
 
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at.String(), http.NoBody)
 	if err != nil {
@@ -115,7 +116,7 @@ func TestPortZeroIsOff(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Serve(ctx, http.NotFoundHandler()); err != nil {
+	if err := s.Serve(ctx, http.NotFoundHandler(), slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
 }
