@@ -30,6 +30,13 @@ const Type = "vxlan"
 // (drivers/net/vxlan); flannel leaves it to the kernel.
 const kernelPort = 8472
 
+// minimumMTU is what every IPv6 link must carry, in bytes (RFC 8200 §5). The
+// kernel takes IPv6 off a device with less.
+const minimumMTU = 1280
+
+// ErrMTU says that the underlay's packets are too small for a tunnel.
+var ErrMTU = errors.New("underlay MTU too small")
+
 // Overhead is what the tunnel adds to an inner packet, in bytes: inner
 // Ethernet 14, VXLAN 8, UDP 8 and the outer IP header.
 func Overhead(outer addr.Family) int {
@@ -102,6 +109,10 @@ func (v *vxlan) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 	var s state.Set
 	for _, f := range v.families {
 		mtu := v.underlayMTU(n) - Overhead(f)
+		if f == addr.IPv6 && mtu < minimumMTU {
+			return state.Set{}, fmt.Errorf("vxlan: %w: the tunnel would have %d bytes, %d of the underlay (uplink %s) "+
+				"less %d, and IPv6 needs %d", ErrMTU, mtu, v.underlayMTU(n), n.Uplink.Name, Overhead(f), minimumMTU)
+		}
 		m, err := v.parse(self.Offer.Data.At(f))
 		if err != nil {
 			return state.Set{}, fmt.Errorf("vxlan: own %s backend data: %w", f, err)
@@ -193,12 +204,14 @@ func (v *vxlan) parse(text string) (addr.MAC, error) {
 	return m, nil
 }
 
-// underlayMTU is the largest outer packet: the MTU key names the underlay's.
+// underlayMTU is the largest outer packet: the MTU key names the underlay's. It
+// holds for all hosts, so one with a smaller uplink takes its own instead: the
+// kernel would not make a device with more (drivers/net/vxlan).
 func (v *vxlan) underlayMTU(n facts.Node) int {
-	if v.opts.MTU != 0 {
-		return v.opts.MTU
+	if v.opts.MTU == 0 {
+		return n.Uplink.MTU
 	}
-	return n.Uplink.MTU
+	return min(v.opts.MTU, n.Uplink.MTU)
 }
 
 // device names the VXLAN device of f as flannel does.

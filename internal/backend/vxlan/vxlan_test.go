@@ -1,6 +1,9 @@
 package vxlan_test
 
 import (
+	"errors"
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
 )
 
 func newVXLAN(t *testing.T, n config.Network) backend.Backend {
@@ -59,6 +63,38 @@ func TestMACOfFoundDevice(t *testing.T) {
 	o, err := b.Offer(n, nil)
 	if want := `{"VNI":1,"VtepMAC":"0e:0a:79:98:7f:30"}`; err != nil || o.Data.At(addr.IPv4) != want {
 		t.Errorf("offer %s, %v; want %s", o.Data.At(addr.IPv4), err, want)
+	}
+}
+
+// A tunnel that cannot carry IPv6 is refused: the kernel would make it, without
+// IPv6, and every address of it would fail.
+func TestTooSmallForIPv6(t *testing.T) {
+	for _, tt := range []struct {
+		uplink, option int
+		family         addr.Family
+		ok             bool
+	}{
+		{1349, 0, addr.IPv6, false},
+		{1350, 0, addr.IPv6, true},
+		{1500, 1349, addr.IPv6, false},
+		{1349, 9000, addr.IPv6, false},
+		{1000, 0, addr.IPv4, true},
+	} {
+		families := []addr.Family{tt.family}
+		options := fmt.Appendf(nil, `{"Type":"vxlan","MTU":%d}`, tt.option)
+		b, _, err := vxlan.New(backend.Setup{Options: config.Backend{Type: "vxlan", Options: options}, Families: families})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := backendtest.Node(families, 1)
+		n.Uplink.MTU = tt.uplink
+		self := lease.Lease{Subnets: addr.Pair(netip.MustParsePrefix("10.5.1.0/24"), netip.MustParsePrefix("fc00:5:0:1::/64"))}
+		if self.Offer, err = b.Offer(n, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = b.Local(self, n); errors.Is(err, vxlan.ErrMTU) == tt.ok || tt.ok && err != nil {
+			t.Errorf("%s, uplink %d, option %d: %v", tt.family, tt.uplink, tt.option, err)
+		}
 	}
 }
 
