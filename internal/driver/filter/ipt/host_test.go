@@ -142,12 +142,12 @@ func TestFlavour(t *testing.T) {
 		legacy                bool
 		ran                   []string
 	}{
-		{"only nft", "", "", false, []string{"iptables-restore --noflush --wait"}},
-		{"docker in legacy", "", docker, true, []string{"iptables-legacy-restore --noflush --wait"}},
-		{"docker in both", docker, docker, true, []string{"iptables-restore --noflush --wait"}},
+		{"only nft", "", "", false, []string{"iptables-restore --noflush --wait 5"}},
+		{"docker in legacy", "", docker, true, []string{"iptables-legacy-restore --noflush --wait 5"}},
+		{"docker in both", docker, docker, true, []string{"iptables-restore --noflush --wait 5"}},
 		{
 			"ours in legacy", docker, recorded(t, addr.IPv4), true,
-			[]string{"iptables-restore --noflush --wait", "iptables-legacy-restore --noflush --wait"},
+			[]string{"iptables-restore --noflush --wait 5", "iptables-legacy-restore --noflush --wait 5"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

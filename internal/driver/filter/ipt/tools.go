@@ -2,6 +2,7 @@ package ipt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -27,7 +29,20 @@ type Host interface {
 }
 
 // System is this machine.
-type System struct{}
+type System struct {
+	// Patience bounds one run of a program; 0 means ten seconds. Without a
+	// bound one that hangs would stop every pass.
+	Patience time.Duration
+}
+
+const (
+	usualPatience = 10 * time.Second
+	// lockWait is how long a restore waits for the xtables lock, in seconds:
+	// less than the patience, so that the program itself says what is wrong.
+	lockWait = "5"
+	// pipeWait is how long we listen to what a killed program left running.
+	pipeWait = time.Second
+)
 
 // Has implements Host.
 func (System) Has(program string) bool {
@@ -36,17 +51,27 @@ func (System) Has(program string) bool {
 }
 
 // Run implements Host.
-func (System) Run(ctx context.Context, stdin string, argv []string) (string, error) {
+func (s System) Run(ctx context.Context, stdin string, argv []string) (string, error) {
+	patience := cmp.Or(s.Patience, usualPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errHangs)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.WaitDelay = pipeWait
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	if errors.Is(context.Cause(ctx), errHangs) && err != nil {
+		err = fmt.Errorf("ended after %s: %w: %w", patience, errHangs, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(stderr.String()), " "))
 	}
 	return string(out), nil
 }
+
+// errHangs names the usual reason, because the program was in no state to.
+var errHangs = errors.New("it hangs, perhaps because another program holds the xtables lock (/run/xtables.lock)")
 
 // LegacyTables implements Host.
 func (System) LegacyTables(f addr.Family) bool {
@@ -70,7 +95,7 @@ type tools struct {
 func (t *tools) restoreArgs() []string {
 	args := []string{t.restore, "--noflush"}
 	if t.modern {
-		args = append(args, "--wait")
+		args = append(args, "--wait", lockWait)
 	}
 	return args
 }

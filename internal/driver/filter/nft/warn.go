@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -14,6 +15,10 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
+
+// toolPatience bounds a run of iptables-save: one that hangs would stop every
+// pass.
+const toolPatience = 10 * time.Second
 
 // Warnings names the chains that drop forwarded packets by default and that
 // our accepts cannot reach: chains of nftables tables other than the host's
@@ -94,7 +99,11 @@ func legacyDrop(ctx context.Context, f addr.Family) ([]string, error) {
 	if _, err := exec.LookPath(save); err != nil {
 		return nil, nil //nolint:nilerr // without the tool nobody can tell
 	}
-	out, err := exec.CommandContext(ctx, save, "-t", hostTable).Output()
+	ctx, cancel := context.WithTimeout(ctx, toolPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, save, "-t", hostTable)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", save, err)
 	}
