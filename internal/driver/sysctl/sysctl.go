@@ -57,11 +57,19 @@ func (*Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcil
 	return reconcile.Each(ctx, changes, apply)
 }
 
-// comes says whether a missing switch will be there with its link: a kernel
-// without IPv6 has none for any link, and never will.
+// comes says whether a missing switch will be there with its link. A kernel
+// without IPv6 has none for any link, and never will; a link that is there has
+// all it gets, and that is none of IPv6 with an MTU below 1280.
 func comes(s state.Sysctl) bool {
-	_, err := os.Stat(path(filepath.Dir(filepath.Dir(s.Path))))
-	return s.Link != "" && err == nil
+	if s.Link == "" || exists(filepath.Join("net/ipv4/conf", s.Link)) {
+		return false
+	}
+	return exists(filepath.Dir(filepath.Dir(s.Path)))
+}
+
+func exists(p string) bool {
+	_, err := os.Stat(path(p))
+	return err == nil
 }
 
 func apply(ch reconcile.Change) error {

@@ -55,6 +55,20 @@ func TestMissingSwitchFailsAlone(t *testing.T) {
 	}
 }
 
+// An MTU that is too small for IPv6 takes the link's IPv6 switches away.
+func TestLinkWithoutIPv6IsNotWaitedFor(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, "ip link set eth0 mtu 1200")
+	want := &state.Set{Sysctls: []state.Sysctl{
+		{Path: "net/ipv6/conf/eth0/accept_ra", Value: "0", Link: "eth0", Optional: true},
+		{Path: "net/ipv6/conf/missing0/accept_ra", Value: "0", Link: "missing0", Optional: true},
+	}}
+	changes := drivertest.MustPlan(t, sysctl.New(), want)
+	if len(changes) != 1 || changes[0].Object != state.Object(want.Sysctls[1]) {
+		t.Errorf("want the switch of the link that is still to come, got %v", changes)
+	}
+}
+
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
