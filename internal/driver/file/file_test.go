@@ -1,6 +1,7 @@
 package file_test
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -110,4 +111,29 @@ func TestOneBadFileFailsAlone(t *testing.T) {
 		t.Errorf("failed: %v, unread: %v", failed, out.Unread)
 	}
 	check(t, good.Path, "x", 0o644)
+}
+
+// A retry that fails as before must say the same, or it is logged as news.
+func TestSameFailureSameWords(t *testing.T) {
+	dir := t.TempDir()
+	for _, path := range []string{
+		filepath.Join("/proc/self", "subnet.env"), // no file can be made there
+		filepath.Join(dir, "taken"),               // the rename meets a directory
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, "taken", "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		change := reconcile.Change{Op: reconcile.Add, Object: state.File{Path: path, Content: "x"}}
+		var texts []string
+		for range 2 {
+			err := file.New().Apply(t.Context(), []reconcile.Change{change})[0].Err
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+				t.Fatalf("%s: %v", path, err)
+			}
+			texts = append(texts, err.Error())
+		}
+		if texts[0] != texts[1] {
+			t.Errorf("%s:\n%q", path, texts)
+		}
+	}
 }
