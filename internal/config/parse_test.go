@@ -29,9 +29,9 @@ func TestParsePools(t *testing.T) {
 		"/22": {`{"Network":"10.5.0.0/22"}`, addr.Pair(pool("10.5.0.0/22", 24, "10.5.1.0", "10.5.3.0"), config.Pool{})},
 		"/23": {`{"Network":"10.5.0.0/23"}`, addr.Pair(pool("10.5.0.0/23", 25, "10.5.0.128", "10.5.1.128"), config.Pool{})},
 		"/28": {`{"Network":"10.5.0.0/28"}`, addr.Pair(pool("10.5.0.0/28", 30, "10.5.0.4", "10.5.0.12"), config.Pool{})},
-		"whole internet": {
-			`{"Network":"0.0.0.0/0","SubnetLen":2}`,
-			addr.Pair(pool("0.0.0.0/0", 2, "64.0.0.0", "192.0.0.0"), config.Pool{}),
+		"half the internet": {
+			`{"Network":"0.0.0.0/1","SubnetLen":3}`,
+			addr.Pair(pool("0.0.0.0/1", 3, "32.0.0.0", "96.0.0.0"), config.Pool{}),
 		},
 		"IPv6 /48": {
 			`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}`,
@@ -89,6 +89,8 @@ func TestParseErrors(t *testing.T) {
 		`{"Network":"10.5.0.0"}`:      `Network "10.5.0.0": must be a CIDR`,
 		`{"Network":"fc00::/48"}`:     `Network fc00::/48: must be an IPv4 CIDR such as "10.5.0.0/16"`,
 		`{"Network":"10.5.0.0/29"}`:   "Network 10.5.0.0/29: must be at most /28, to have room for subnets",
+		`{"Network":"0.0.0.0/0"}`:     "Network 0.0.0.0/0: must be at least /1: this is every address there is",
+		`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"::/0"}`:                                          "IPv6Network ::/0: must be at least /1",
 		`{"Network":"10.5.0.0/16","SubnetLen":31}`:                                                             "SubnetLen 31: must be at most 30",
 		`{"Network":"10.5.0.0/16","SubnetLen":17}`:                                                             "SubnetLen 17: must be at least 18, two more than Network 10.5.0.0/16",
 		`{"Network":"10.5.0.0/16","SubnetLen":-1}`:                                                             "SubnetLen -1: must be at least 18",

@@ -89,6 +89,12 @@ func (r poolReader) size() (p Pool, ok bool) {
 		r.refuse("Network", network, fmt.Sprintf("must be an %s CIDR such as %q", r.family, lim.example))
 		return Pool{}, false
 	}
+	if network.Bits() == 0 {
+		// Its route would be the default route, and no traffic would be
+		// outside to masquerade. Anything smaller leaves an outside.
+		r.refuse("Network", network, "must be at least /1: this is every address there is")
+		return Pool{}, false
+	}
 	least, given := network.Bits()+2, r.keys.SubnetLen
 	switch {
 	case given == 0 && least > lim.mostLen:
