@@ -243,7 +243,8 @@ func (d *decision) move(own Lease, present bool) {
 
 // own finds the lease that we hold in the picture. It is ours if its owner is
 // our host id, unless another machine with our id wrote it, or if it has no
-// owner and our address: an operator or a plain flannel on this host wrote it.
+// owner and the address that we would claim it by: an operator or a plain flannel
+// on this host wrote it.
 func (d *decision) own() (Lease, bool) {
 	h := d.Holding
 	for _, l := range d.Snapshot.Leases {
@@ -255,7 +256,7 @@ func (d *decision) own() (Lease, bool) {
 		}
 		_, wanted := shared(l.Public, d.Ask.Public)
 		_, granted := shared(l.Public, h.Asked.Public)
-		return l, wanted || granted
+		return l, wanted || granted && l.Owner == d.HostID
 	}
 	return Lease{}, false
 }
