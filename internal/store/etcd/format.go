@@ -29,12 +29,35 @@ const (
 
 	// defaultBackend is what a lease without a type means.
 	defaultBackend = "udp"
+
+	// What others write ends up in memory, logs and status, so it is bounded,
+	// in bytes. Backend data of an extension may be a few KiB.
+	maxValue  = 64 << 10
+	maxName   = 64  // a backend type, a host id, a public address
+	maxReason = 200 // what is shown of a key or of a reason
 )
 
 var (
 	errCanonical = errors.New("not in canonical form")
 	errFamily    = errors.New("wrong address family")
+	errLong      = errors.New("too long")
 )
+
+// atMost refuses a text of more than limit bytes without repeating it.
+func atMost(limit int, what, s string) error {
+	if len(s) > limit {
+		return fmt.Errorf("%s of %d bytes, at most %d: %w", what, len(s), limit, errLong)
+	}
+	return nil
+}
+
+// clip shortens what others wrote for people.
+func clip(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxReason], "") + "…"
+}
 
 // FormatKey is the name of a lease of these subnets, without its directory.
 func FormatKey(subnets addr.ByFamily[netip.Prefix]) string { return subnetkey.Format(subnets) }
@@ -57,7 +80,8 @@ func untyped(backend string) bool {
 	return backend == defaultBackend || backend == "alloc" || backend == "tencent-vpc"
 }
 
-// FormatValue is the value of a lease. It fails only if o.Data is no JSON.
+// FormatValue is the value of a lease. It fails only if o.Data is no JSON or
+// makes a value that nobody would read.
 func FormatValue(public addr.ByFamily[netip.Addr], o lease.Offer) (string, error) {
 	none := netip.IPv4Unspecified().String()
 	v := value{
@@ -80,16 +104,20 @@ func FormatValue(public addr.ByFamily[netip.Addr], o lease.Offer) (string, error
 	if err != nil {
 		return "", fmt.Errorf("lease value: %w", err)
 	}
-	return string(b), nil
+	return string(b), atMost(maxValue, "lease value", string(b))
 }
 
 // ParseValue reads a lease value. Unknown fields are ignored; "0.0.0.0", "::",
-// null and absence all mean no address.
+// null and absence all mean no address. Values of more than 64 KiB and backend
+// types of more than 64 bytes are refused.
 func ParseValue(s string) (addr.ByFamily[netip.Addr], lease.Offer, error) {
 	var (
 		v      value
 		public addr.ByFamily[netip.Addr]
 	)
+	if err := atMost(maxValue, "lease value", s); err != nil {
+		return public, lease.Offer{}, err
+	}
 	if err := json.Unmarshal([]byte(s), &v); err != nil {
 		return public, lease.Offer{}, fmt.Errorf("lease value: %w", err)
 	}
@@ -108,6 +136,9 @@ func ParseValue(s string) (addr.ByFamily[netip.Addr], lease.Offer, error) {
 	if o.Backend == "" {
 		o.Backend = defaultBackend
 	}
+	if err := atMost(maxName, "backend type", o.Backend); err != nil {
+		return addr.ByFamily[netip.Addr]{}, lease.Offer{}, err
+	}
 	return public, o, nil
 }
 
@@ -121,6 +152,9 @@ func data(raw json.RawMessage) string {
 func parsePublic(text *string, f addr.Family) (netip.Addr, error) {
 	if text == nil || *text == "" {
 		return netip.Addr{}, nil
+	}
+	if err := atMost(maxName, "address", *text); err != nil {
+		return netip.Addr{}, err
 	}
 	a, err := netip.ParseAddr(*text)
 	if err != nil {
@@ -167,6 +201,9 @@ func encode(v any) string {
 
 func decode[T any](s string) (T, error) {
 	var v T
+	if err := atMost(maxValue, "record", s); err != nil {
+		return v, err
+	}
 	if err := json.Unmarshal([]byte(s), &v); err != nil {
 		return v, fmt.Errorf("record: %w", err)
 	}

@@ -126,7 +126,7 @@ func FuzzParseValue(f *testing.F) {
 	f.Add(`{"PublicIP":"::ffff:192.0.2.1","BackendData":"<&>"}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		public, offer, err := etcd.ParseValue(text)
-		if err != nil {
+		if err != nil || len(text) > 8<<10 { // escapes make a value up to six times longer
 			return
 		}
 		written, err := etcd.FormatValue(public, offer)

@@ -137,7 +137,7 @@ func (p *picture) set(key string, e kv.Entry) {
 		err = p.setRecent(key, e)
 	}
 	if err != nil {
-		p.bad[key] = err.Error()
+		p.bad[key] = clip(err.Error())
 	}
 }
 
@@ -191,6 +191,9 @@ func addresses(public addr.ByFamily[netip.Addr]) []netip.Addr {
 func (p *picture) setHolder(key string, e kv.Entry) error {
 	b, err := decode[binding](e.Value)
 	if err != nil {
+		return err
+	}
+	if err := atMost(maxName, "host id", b.Host); err != nil {
 		return err
 	}
 	p.holders[key] = holder{host: b.Host, grant: e.Lease, mod: e.Mod}
@@ -283,7 +286,7 @@ func (p *picture) snapshot() lease.Snapshot {
 		s.Config = []byte(e.Value)
 	}
 	for key, reason := range p.bad {
-		s.Bad = append(s.Bad, lease.Rejected{Key: key, Reason: reason})
+		s.Bad = append(s.Bad, lease.Rejected{Key: clip(key), Reason: reason})
 	}
 	s.Bad = lease.SortRejected(s.Bad)
 	s.Recent = slices.SortedFunc(maps.Values(p.recent), func(a, b lease.Recent) int {

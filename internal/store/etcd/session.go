@@ -26,8 +26,8 @@ type IdentityError struct {
 }
 
 func (e *IdentityError) Error() string {
-	return fmt.Sprintf("host id %s is in use by a live host at %v: after a reboot wait up to %s; "+
-		"if a second flanneld uses this state directory stop one; on a cloned machine remove the directory", e.Host, e.Public, e.TTL)
+	return fmt.Sprintf("host id %s is in use by a live host at %s: after a reboot wait up to %s; "+
+		"if a second flanneld uses this state directory stop one; on a cloned machine remove the directory", e.Host, clip(fmt.Sprint(e.Public)), e.TTL)
 }
 
 // Unwrap makes errors.Is(err, ErrIdentity) true.

@@ -55,6 +55,47 @@ func TestBadEntriesHarmOnlyThemselves(t *testing.T) {
 	})
 }
 
+// Whatever others write, what people see of it stays short.
+func TestHugeEntriesStaySmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		long := strings.Repeat("7", 1<<20)
+		for key, value := range map[string]string{
+			"subnets/10.5.1.0-24":               fmt.Sprintf(`{"PublicIP":%q}`, long),
+			"subnets/10.5.2.0-24":               fmt.Sprintf(`{"BackendType":%q}`, long),
+			"subnets/10.5.3.0-24":               fmt.Sprintf(`{"BackendType":"vxlan","BackendData":{"VtepMAC":%q}}`, long),
+			"subnets/10.5.4.0-24":               fmt.Sprintf(`{"PublicIP":%q}`, long[:1<<15]),
+			"subnets/10.5.5.0-24":               fmt.Sprintf(`{"PublicIP":%s}`, long[:1<<15]),
+			"subnets/10.5.6.0-24":               fmt.Sprintf(`{"BackendType":%q}`, long[:65]),
+			"subnets/" + long:                   someValue,
+			"subnets/10.5.7.0-24&fc00::" + long: someValue,
+			"subnets" + long:                    "",
+			"ng/claims/10.5.8.0-24":             fmt.Sprintf(`{"host":%q}`, long[:65]),
+			"ng/addresses/192.0.2.9":            fmt.Sprintf(`{"host":%q}`, long),
+			"ng/recent/" + long:                 "",
+		} {
+			w.put(t, key, value, 0)
+		}
+		extension := `{"PublicIP":"192.0.2.7","BackendType":"extension","BackendData":"` + long[:4<<10] + `"}`
+		w.put(t, "subnets/10.5.9.0-24", extension, 0)
+		s := storetest.Watch(t, w.store("h1")).Await(t, "the good lease", keys("10.5.9.0-24"))
+		if len(s.Bad) != 12 {
+			t.Errorf("%d bad entries, want 12", len(s.Bad))
+		}
+		for _, b := range s.Bad {
+			if b.Reason == "" || len(b.Key)+len(b.Reason) > 420 {
+				t.Errorf("key of %d bytes, reason of %d: %.60s: %.60s", len(b.Key), len(b.Reason), b.Key, b.Reason)
+			}
+		}
+		// A session of thousands of addresses in our place.
+		w.put(t, "ng/sessions/h1", `{"public":["192.0.2.1`+strings.Repeat(`","192.0.2.1`, 4000)+`"]}`, 0)
+		_, err := w.store("h1").Claim(t.Context(), ask("192.0.2.1", "10.5.10.0/24"))
+		if err == nil || len(err.Error()) > 1000 {
+			t.Errorf("error of %d bytes", len(fmt.Sprint(err)))
+		}
+	})
+}
+
 func TestRecovery(t *testing.T) {
 	change := func(t *testing.T, w *world) {
 		t.Helper()

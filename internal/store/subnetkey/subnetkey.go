@@ -21,7 +21,12 @@ var (
 	errCanonical = errors.New("not in canonical form")
 	errFamily    = errors.New("wrong address family")
 	errLength    = errors.New("length out of range")
+	errLong      = errors.New("too long")
 )
+
+// maxHalf is more than the longest name of a subnet, in bytes. Longer ones are
+// refused without being repeated in the error.
+const maxHalf = 64
 
 // Format is the key of a lease of these subnets, for example
 // "10.5.34.0-24&fc00:5:0:12::-64". At least one family must be set.
@@ -46,6 +51,9 @@ func FormatHalf(p netip.Prefix) string {
 // not choose: one subnet must have one key, or two hosts could hold it.
 func Parse(key string) (addr.ByFamily[netip.Prefix], error) {
 	var subnets addr.ByFamily[netip.Prefix]
+	if len(key) > 2*maxHalf {
+		return subnets, fmt.Errorf("lease key of %d bytes: %w", len(key), errLong)
+	}
 	first, second, dual := strings.Cut(key, "&")
 	if first != anyIPv4 || !dual {
 		p, err := ParseHalf(first, addr.IPv4)
@@ -68,6 +76,9 @@ func Parse(key string) (addr.ByFamily[netip.Prefix], error) {
 // ParseHalf is the inverse of FormatHalf for family f. The length is at least
 // 1 and leaves room for a host, as in flannel.
 func ParseHalf(s string, f addr.Family) (netip.Prefix, error) {
+	if len(s) > maxHalf {
+		return netip.Prefix{}, fmt.Errorf("subnet of %d bytes: %w", len(s), errLong)
+	}
 	base, bits, _ := strings.Cut(s, "-")
 	p, err := netip.ParsePrefix(base + "/" + bits)
 	switch {

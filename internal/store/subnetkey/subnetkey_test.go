@@ -1,7 +1,9 @@
 package subnetkey_test
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -47,6 +49,18 @@ func TestBadKeys(t *testing.T) {
 	} {
 		if got, err := subnetkey.Parse(key); err == nil {
 			t.Errorf("%q was read as %v", key, got)
+		}
+	}
+}
+
+func TestErrorsDoNotRepeatLongKeys(t *testing.T) {
+	long := strings.Repeat("1", 1<<20)
+	for _, key := range []string{long, "10.5.34.0-24&" + long, long + "&fc00::-64", "10.5.34.0-" + long} {
+		if _, err := subnetkey.Parse(key); err == nil || len(err.Error()) > 300 {
+			t.Errorf("key of %d bytes: error of %d", len(key), len(fmt.Sprint(err)))
+		}
+		if _, err := subnetkey.ParseHalf(key, addr.IPv4); err == nil || len(err.Error()) > 300 {
+			t.Errorf("half of %d bytes: error of %d", len(key), len(fmt.Sprint(err)))
 		}
 	}
 }
