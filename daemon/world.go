@@ -50,6 +50,10 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read links: %w", err)
 	}
+	forwards, err := probe.Forwarding(links)
+	if err != nil {
+		return facts.Node{}, err
+	}
 	routes, err := probe.Routes(ctx, w.ours, links)
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read routes: %w", err)
@@ -61,9 +65,7 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, err
 	}
-	if n.AcceptRA, err = probe.AcceptRA(n.Uplink.Name); err != nil {
-		return facts.Node{}, err
-	}
+	n.Forwards = forwards
 	n.HostID = w.hostID
 	return n, nil
 }

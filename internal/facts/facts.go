@@ -20,9 +20,9 @@ type Node struct {
 	// Public is the address per family that peers send to. It differs from
 	// Source behind NAT (--public-ip).
 	Public addr.ByFamily[netip.Addr]
-	// AcceptRA is the uplink's net.ipv6 accept_ra: 0 ignores router
-	// advertisements, 1 obeys them unless forwarding, 2 always obeys them.
-	AcceptRA int
+	// Forwards says that net.ipv6.conf.all.forwarding is on. IPv4 has a switch
+	// for every link.
+	Forwards bool
 	Links    []Link  // every link, the uplink included, by name
 	Routes   []Route // unicast routes of the main table that are not ours
 }
@@ -39,6 +39,10 @@ type Link struct {
 	VNI   uint32 // VXLAN only
 	Port  uint16 // VXLAN only
 	Addrs []Addr
+	// AcceptRA is net.ipv6 accept_ra: 0 ignores router advertisements, 1 obeys
+	// them unless forwarding, 2 always obeys them. It is known only while the
+	// host does not forward IPv6; nobody needs it afterwards.
+	AcceptRA int
 }
 
 // Addr is an address of a link with what selection needs to rank it.

@@ -176,18 +176,40 @@ func BridgeNetfilter() (ipv4, ipv6 bool) {
 	return exists("bridge-nf-call-iptables"), exists("bridge-nf-call-ip6tables")
 }
 
-// AcceptRA reads a link's net.ipv6 accept_ra; 0 where there is no IPv6.
-func AcceptRA(link string) (int, error) {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/accept_ra")
+// Forwarding says whether this host forwards IPv6, and while it does not, fills
+// in AcceptRA of the links: a file for every link is read in that case only.
+func Forwarding(links []facts.Link) (bool, error) {
+	on, err := ipv6Conf("all", "forwarding")
+	if err != nil || on != 0 {
+		return on != 0, err
+	}
+	for i := range links {
+		l := &links[i]
+		if l.Index == loopback {
+			continue
+		}
+		if l.AcceptRA, err = ipv6Conf(l.Name, "accept_ra"); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// loopback is the index of lo in every network namespace (LOOPBACK_IFINDEX).
+const loopback = 1
+
+// ipv6Conf reads a number below net.ipv6.conf; 0 where there is no IPv6.
+func ipv6Conf(link, name string) (int, error) {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read accept_ra of %s: %w", link, err)
+		return 0, fmt.Errorf("read %s of %s: %w", name, link, err)
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
-		return 0, fmt.Errorf("read accept_ra of %s: %w", link, err)
+		return 0, fmt.Errorf("read %s of %s: %w", name, link, err)
 	}
 	return n, nil
 }

@@ -242,14 +242,35 @@ func TestOverrun(t *testing.T) {
 	until(t, "wake as usual", func() bool { return wakes.Load() > before })
 }
 
-func TestAcceptRA(t *testing.T) {
+func TestForwarding(t *testing.T) {
 	drivertest.Namespace(t)
-	drivertest.Run(t, "sysctl -qw net.ipv6.conf.eth0.accept_ra=2")
-	if n, err := probe.AcceptRA("eth0"); n != 2 || err != nil {
-		t.Errorf("eth0: %d, %v", n, err)
+	drivertest.Run(t, `
+		sysctl -qw net.ipv6.conf.all.forwarding=0
+		sysctl -qw net.ipv6.conf.eth0.accept_ra=2
+		sysctl -qw net.ipv6.conf.foreign0.accept_ra=1
+	`)
+	read := func() (bool, map[string]int) {
+		list, err := probe.Links(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, facts.Link{Name: "missing0", Index: 9999})
+		on, err := probe.Forwarding(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]int{}
+		for _, l := range list {
+			m[l.Name] = l.AcceptRA
+		}
+		return on, m
 	}
-	if n, err := probe.AcceptRA("missing0"); n != 0 || err != nil {
-		t.Errorf("missing0: %d, %v", n, err)
+	if on, ra := read(); on || ra["eth0"] != 2 || ra["foreign0"] != 1 || ra["missing0"] != 0 || ra["lo"] != 0 {
+		t.Errorf("%v, %v", on, ra)
+	}
+	drivertest.Run(t, "sysctl -qw net.ipv6.conf.all.forwarding=1")
+	if on, ra := read(); !on || ra["foreign0"] != 0 {
+		t.Errorf("forwarding: %v, %v", on, ra)
 	}
 }
 

@@ -1,12 +1,16 @@
 package traffic
 
 import (
+	"slices"
+
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
-// acceptAlways is the accept_ra value that survives forwarding.
-const acceptAlways = 2
+// acceptUntilForwarding is the accept_ra value under which a link loses its
+// learnt default routes when the host starts to forward.
+const acceptUntilForwarding = 1
 
 // forwarding returns the switches without which packets die on this host. The
 // device that attaches containers belongs to whoever made it.
@@ -14,7 +18,7 @@ func forwarding(f addr.Family, in Inputs) []state.Sysctl {
 	if f == addr.IPv4 {
 		return forwardPerLink(in.Node.Uplink.Name, in.Tunnels)
 	}
-	return forwardEverywhere(in.Node.Uplink.Name, in.Node.AcceptRA)
+	return forwardEverywhere(in.Node, in.Tunnels)
 }
 
 // forwardPerLink: IPv4 asks the incoming device alone. The uplink brings the
@@ -29,17 +33,22 @@ func forwardPerLink(uplink string, tunnels []string) []state.Sysctl {
 
 // forwardEverywhere: IPv6 forwards only by the switch of all devices, and
 // turning it on purges the default routes learnt from router advertisements
-// on devices whose accept_ra is 1. So that is raised first, and the switch is
-// wanted only from the next pass on, once the raise has been read back.
-func forwardEverywhere(uplink string, acceptRA int) []state.Sysctl {
-	raise := state.Sysctl{Path: "net/ipv6/conf/" + uplink + "/accept_ra", Value: "2", Link: uplink}
-	all := state.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"}
-	switch acceptRA {
-	case 0:
-		return []state.Sysctl{all}
-	case acceptAlways:
-		return []state.Sysctl{raise, all}
-	default:
-		return []state.Sysctl{raise}
+// on devices whose accept_ra is 1. So that is raised first, on every link, and
+// the switch is wanted only from the next pass on, once no link reads 1. On a
+// host that forwards already, 1 is the administrator's choice.
+func forwardEverywhere(n facts.Node, tunnels []string) []state.Sysctl {
+	var raise []state.Sysctl
+	for _, l := range n.Links {
+		// Tunnels learn nothing and are set to 0 by their backend.
+		if n.Forwards || l.AcceptRA != acceptUntilForwarding || slices.Contains(tunnels, l.Name) {
+			continue
+		}
+		raise = append(raise, state.Sysctl{
+			Path: "net/ipv6/conf/" + l.Name + "/accept_ra", Value: "2", Link: l.Name, Optional: l.Name != n.Uplink.Name,
+		})
 	}
+	if len(raise) > 0 {
+		return raise
+	}
+	return []state.Sysctl{{Path: "net/ipv6/conf/all/forwarding", Value: "1"}}
 }

@@ -118,19 +118,39 @@ func TestFamilyWithoutSubnetGetsNothing(t *testing.T) {
 }
 
 // TestForwarding: the switch of all IPv6 devices must not come in the same
-// pass as the first raise of accept_ra, whatever the order within a pass.
+// pass as a raise of accept_ra, whatever the order within a pass, and on a
+// host that forwards already nothing is raised.
 func TestForwarding(t *testing.T) {
 	perLink := []string{"sysctl net/ipv4/conf/eth0/forwarding = 1", "sysctl net/ipv4/conf/flannel.1/forwarding = 1"}
-	const raise, all = "sysctl net/ipv6/conf/eth0/accept_ra = 2", "sysctl net/ipv6/conf/all/forwarding = 1"
-	for acceptRA, want := range map[int][]string{0: {all}, 1: {raise}, 2: {raise, all}} {
+	const (
+		raise  = "sysctl net/ipv6/conf/eth0/accept_ra = 2"
+		raise1 = "sysctl net/ipv6/conf/eth1/accept_ra = 2"
+		all    = "sysctl net/ipv6/conf/all/forwarding = 1"
+	)
+	for _, c := range []struct {
+		forwards           bool
+		eth0, eth1, tunnel int
+		want               []string
+	}{
+		{false, 0, 0, 0, []string{all}},
+		{false, 1, 0, 0, []string{raise}},
+		{false, 2, 1, 0, []string{raise1}},
+		{false, 1, 1, 1, []string{raise, raise1}},
+		{false, 2, 2, 0, []string{all}},
+		{false, 2, 0, 1, []string{all}},
+		{true, 1, 1, 0, []string{all}},
+	} {
 		in := inputs(traffic.Options{})
-		in.Node.AcceptRA = acceptRA
+		in.Node.Forwards = c.forwards
+		in.Node.Links = []facts.Link{
+			{Name: "eth0", AcceptRA: c.eth0}, {Name: "eth1", AcceptRA: c.eth1}, {Name: "flannel.1", AcceptRA: c.tunnel},
+		}
 		var got []string
 		for _, s := range traffic.Desire(in).Sysctls {
 			got = append(got, s.String())
 		}
-		if !slices.Equal(got, slices.Concat(perLink, want)) {
-			t.Errorf("accept_ra %d: %q", acceptRA, got)
+		if !slices.Equal(got, slices.Concat(perLink, c.want)) {
+			t.Errorf("%+v: %q", c, got)
 		}
 	}
 }
