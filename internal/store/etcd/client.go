@@ -16,8 +16,9 @@ const requestTimeout = 5 * time.Second
 
 // Client is a connection to etcd together with the key prefix of one fabric.
 type Client struct {
-	conn   kv.Conn
-	prefix string // without a slash at its end
+	conn    kv.Conn
+	prefix  string // without a slash at its end
+	warning string // what an operator should know of the connection, or ""
 }
 
 // NewClient makes a client of a connection that the caller keeps.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,7 +68,9 @@ var (
 )
 
 // Dial checks c and makes a client. It does not wait for etcd: the connection
-// is made, and made again, when it is needed. The caller closes the client.
+// is made, and made again, when it is needed. TLS files beside a http endpoint
+// are not used, as in flannel; a Store of the client warns of it. The caller
+// closes the client.
 func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 	secure, err := c.tls()
 	if err != nil {
@@ -79,7 +82,7 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 	case c.Password != "" && c.Username == "":
 		return nil, errUser
 	}
-	return NewClient(&remote{config: clientv3.Config{
+	client := NewClient(&remote{config: clientv3.Config{
 		Endpoints:            c.Endpoints,
 		TLS:                  secure,
 		Username:             c.Username,
@@ -89,7 +92,18 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 		DialKeepAliveTimeout: dialKeepAliveTimeout,
 		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(redial())},
 		Logger:               zap.NewNop(), // what matters comes back as an error
-	}}, c.Prefix), nil
+	}}, c.Prefix)
+	client.warning = c.plaintext()
+	return client, nil
+}
+
+// plaintext says that TLS was meant but is not used: the scheme decides.
+func (c ClientConfig) plaintext() string {
+	plain := func(e string) bool { return strings.HasPrefix(e, "http://") }
+	if c.CAFile == "" && c.CertFile == "" || !slices.ContainsFunc(c.Endpoints, plain) {
+		return ""
+	}
+	return "etcd is reached without TLS: the CA and certificate files are not used with http:// endpoints, write https://"
 }
 
 func redial() grpc.ConnectParams {

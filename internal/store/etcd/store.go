@@ -60,7 +60,7 @@ type Health struct {
 	Since time.Time // when Err became what it is
 }
 
-// New makes a Store. It does nothing until Watch, Claim or Release is called,
+// New makes a Store. Apart from a warning it does nothing until Watch, Claim or Release is called,
 // and leaves no goroutine behind when they have returned.
 func New(c *Client, o Options) *Store {
 	if o.LeaseTTL == 0 {
@@ -82,6 +82,9 @@ func New(c *Client, o Options) *Store {
 		health: Health{Err: errNotListed, Since: time.Now()},
 	}
 	s.session = newSession(c, o, s.reread)
+	if c.warning != "" {
+		s.log.Warn("lease store is not protected", "reason", c.warning)
+	}
 	return s
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -89,6 +90,25 @@ func (a *authority) issue(t *testing.T, name string) (cert, key string) {
 	}
 	a.write(t, name+"-key.pem", "EC PRIVATE KEY", keyDER)
 	return a.path(name + ".pem"), a.path(name + "-key.pem")
+}
+
+func TestPlaintextDespiteFilesWarns(t *testing.T) {
+	ca := newAuthority(t).path("ca.pem")
+	for _, tc := range []struct {
+		config etcd.ClientConfig
+		warns  bool
+	}{
+		{etcd.ClientConfig{Endpoints: []string{"http://192.0.2.1:2379"}, CAFile: ca}, true},
+		{etcd.ClientConfig{Endpoints: []string{"http://192.0.2.1:2379"}}, false},
+		{etcd.ClientConfig{Endpoints: []string{"https://192.0.2.1:2379"}, CAFile: ca}, false},
+		{etcd.ClientConfig{Endpoints: []string{"192.0.2.1:2379"}, CAFile: ca}, false},
+	} {
+		var log strings.Builder
+		etcd.New(dial(t, tc.config), etcd.Options{HostID: "h", Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if got := strings.Contains(log.String(), "without TLS"); got != tc.warns {
+			t.Errorf("%v: warned %v, want %v: %s", tc.config, got, tc.warns, log.String())
+		}
+	}
 }
 
 func TestTLS(t *testing.T) {
