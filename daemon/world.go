@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -22,11 +23,14 @@ type world struct {
 	hostID string
 	keeper *keeper.Keeper
 
+	log *slog.Logger
+
 	snapshot atomic.Pointer[lease.Snapshot]
+	node     *facts.Node // the last that Node returned
 }
 
 func newWorld(c Config, hostID string) *world {
-	return &world{opts: c.Options, owner: state.OwnerOf(c.Options.SubnetFile), hostID: hostID}
+	return &world{opts: c.Options, owner: state.OwnerOf(c.Options.SubnetFile), hostID: hostID, log: c.Log}
 }
 
 // Snapshot implements engine.World.
@@ -44,7 +48,7 @@ func (w *world) Ask(a lease.Ask) { w.keeper.Ask(a) }
 // Own implements engine.World.
 func (w *world) Own() lease.Holding { return w.keeper.Holding() }
 
-// Node implements engine.World.
+// Node implements engine.World. One goroutine at a time calls it.
 func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, error) {
 	links, err := probe.Links(ctx)
 	if err != nil {
@@ -54,20 +58,57 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, err
 	}
+	n, err := w.uplink(ctx, links, families)
+	if err != nil {
+		return facts.Node{}, err
+	}
+	n.HostID, n.Forwards = w.hostID, forwards
+	w.tell(n)
+	w.node = &n
+	return n, nil
+}
+
+// uplink keeps the uplink there was, selects one, or holds on to the last.
+func (w *world) uplink(ctx context.Context, links []facts.Link, families []addr.Family) (facts.Node, error) {
+	wish := facts.Wish{
+		Families: families, Iface: w.opts.Iface, IfaceRegex: w.opts.IfaceRegex,
+		CanReach: w.opts.IfaceCanReach, Public: w.opts.Public,
+	}
 	routes, err := probe.Routes(ctx, w.ours, links)
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read routes: %w", err)
 	}
-	n, err := facts.Select(links, routes, facts.Wish{
-		Families: families, Iface: w.opts.Iface, IfaceRegex: w.opts.IfaceRegex,
-		CanReach: w.opts.IfaceCanReach, Public: w.opts.Public,
-	})
-	if err != nil {
-		return facts.Node{}, err
+	if w.node != nil {
+		if n, ok := facts.Keep(*w.node, links, wish); ok {
+			n.Routes = routes
+			return n, nil
+		}
 	}
-	n.Forwards = forwards
-	n.HostID = w.hostID
-	return n, nil
+	n, err := facts.Select(links, routes, wish)
+	if err == nil || w.node == nil {
+		return n, err
+	}
+	if held, ok := facts.Hold(*w.node, links, wish, err); ok {
+		held.Routes = routes
+		return held, nil
+	}
+	return n, err
+}
+
+// tell logs what became of the uplink.
+func (w *world) tell(n facts.Node) {
+	if w.node == nil {
+		w.log.Info("uplink selected", "link", n.Uplink.Name, "source", n.Source, "public", n.Public)
+		return
+	}
+	switch prev := *w.node; {
+	case prev.Uplink.Name != n.Uplink.Name:
+		w.log.Warn("uplink changed", "from", prev.Uplink.Name, "to", n.Uplink.Name, "source", n.Source)
+	case prev.Source != n.Source:
+		w.log.Info("uplink address changed", "link", n.Uplink.Name, "from", prev.Source, "to", n.Source)
+	case len(n.Warnings) > 0 && len(prev.Warnings) == 0:
+		w.log.Warn("uplink is held", "reason", n.Warnings[0])
+	}
 }
 
 // ours are the links whose routes say nothing about the underlay.

@@ -20,6 +20,11 @@ type Node struct {
 	// Public is the address per family that peers send to. It differs from
 	// Source behind NAT (--public-ip).
 	Public addr.ByFamily[netip.Addr]
+	// Fixed: the user or a route chose this Source, so that another address of
+	// the uplink is no substitute.
+	Fixed addr.ByFamily[bool]
+	// Warnings are for people: what is known is not what it should be.
+	Warnings []string
 	// Forwards says that net.ipv6.conf.all.forwarding is on. IPv4 has a switch
 	// for every link.
 	Forwards bool

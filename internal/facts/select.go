@@ -33,12 +33,13 @@ func Select(links []Link, routes []Route, w Wish) (Node, error) {
 	failed := errors.New("no uplink")
 	for _, a := range s.attempts() {
 		c, err := a.find()
+		fixed := addr.Pair(c.source.At(addr.IPv4).IsValid(), c.source.At(addr.IPv6).IsValid())
 		if err == nil {
 			err = s.address(&c)
 		}
 		if err == nil {
-			n := Node{Uplink: c.link, Source: c.source, Links: links, Routes: routes}
-			n.Public = s.advertised(c.source)
+			n := Node{Uplink: c.link, Source: c.source, Fixed: fixed, Links: links, Routes: routes}
+			n.Public = advertised(c.source, w)
 			return n, nil
 		}
 		failed = fmt.Errorf("%w; %s: %w", failed, a.what, err)
@@ -238,9 +239,10 @@ func (s selector) address(c *choice) error {
 	return nil
 }
 
-func (s selector) advertised(source addr.ByFamily[netip.Addr]) addr.ByFamily[netip.Addr] {
-	for _, f := range s.wish.Families {
-		source.Put(f, cmp.Or(s.wish.Public.At(f), source.At(f)))
+// advertised are the addresses that peers send to.
+func advertised(source addr.ByFamily[netip.Addr], w Wish) addr.ByFamily[netip.Addr] {
+	for _, f := range w.Families {
+		source.Put(f, cmp.Or(w.Public.At(f), source.At(f)))
 	}
 	return source
 }

@@ -1,0 +1,70 @@
+package facts
+
+import (
+	"cmp"
+	"net/netip"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+)
+
+// Keep is prev on the links there are now: a fabric moves only when it must.
+// Default routes that come and go, and links that look better than the uplink,
+// change nothing. It returns false when the uplink is gone, or has no usable
+// address of an enabled family, or lost an address that the user chose: then
+// it is time to Select anew. Routes are left empty.
+func Keep(prev Node, links []Link, w Wish) (Node, bool) {
+	n := Node{Links: links, Fixed: prev.Fixed, HostID: prev.HostID}
+	var ok bool
+	if n.Uplink, ok = n.LinkNamed(prev.Uplink.Name); !ok || n.Uplink.MTU <= 0 {
+		return Node{}, false
+	}
+	for _, f := range w.Families {
+		a, ok := n.Uplink.follow(f, prev.Source.At(f), prev.Fixed.At(f))
+		if !ok {
+			return Node{}, false
+		}
+		n.Source.Put(f, a)
+	}
+	n.Public = advertised(n.Source, w)
+	return n, true
+}
+
+// follow keeps the address had, while it is usable; otherwise it takes the
+// best. A deprecated address that has no successor still works.
+func (l Link) follow(f addr.Family, had netip.Addr, fixed bool) (netip.Addr, bool) {
+	if !had.IsValid() {
+		return had, false
+	}
+	if fixed {
+		return had, l.has(had)
+	}
+	for _, a := range l.usable(f) {
+		if a.Prefix.Addr() == had {
+			return had, true
+		}
+	}
+	if a, ok := l.best(f, anyAddress); ok {
+		return a, true
+	}
+	return had, l.has(had)
+}
+
+// Hold is prev as it was last known, with what still is of its uplink, and a
+// warning why: for when neither Keep nor Select finds anything. A host that
+// cannot send at the moment still has routes to look after. It returns false
+// when prev lacks an enabled family.
+func Hold(prev Node, links []Link, w Wish, why error) (Node, bool) {
+	for _, f := range w.Families {
+		if !prev.Source.At(f).IsValid() {
+			return Node{}, false
+		}
+	}
+	n := prev
+	n.Links, n.Routes = links, nil
+	if l, ok := n.LinkNamed(prev.Uplink.Name); ok {
+		l.MTU = cmp.Or(max(l.MTU, 0), prev.Uplink.MTU)
+		n.Uplink = l
+	}
+	n.Warnings = []string{"uplink " + prev.Uplink.Name + " is not usable and is kept, there is no other: " + why.Error()}
+	return n, true
+}
