@@ -82,6 +82,10 @@ func TestFindsPlantedBugs(t *testing.T) {
 					return &tampered{Conn: c, keep: bug.keep, hide: bug.hide}
 				}})
 				if r.Violation != "" {
+					// It must be the planted bug that was found.
+					if honest := run(t, explorer.Settings{Seed: seed + 1, Flannel: bug.flannel}); honest.Violation != "" {
+						t.Fatal(honest.Violation)
+					}
 					t.Logf("found after %d schedules: %s", seed+1, strings.SplitN(r.Violation, "\n", 2)[0])
 					return
 				}
