@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	backends "github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/keeper"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -27,6 +30,8 @@ type world struct {
 
 	snapshot atomic.Pointer[lease.Snapshot]
 	node     *facts.Node // the last that Node returned
+	// adjacency: the backend asks which peers are on our links; nil: not known.
+	adjacency *bool
 }
 
 func newWorld(c Config, hostID string) *world {
@@ -62,6 +67,9 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, err
 	}
+	if n.Routes, err = probe.RoutesTo(ctx, w.ours, links, w.peers()); err != nil {
+		return facts.Node{}, fmt.Errorf("read routes to peers: %w", err)
+	}
 	n.HostID, n.Forwards = w.hostID, forwards
 	w.tell(n)
 	w.node = &n
@@ -74,25 +82,50 @@ func (w *world) uplink(ctx context.Context, links []facts.Link, families []addr.
 		Families: families, Iface: w.opts.Iface, IfaceRegex: w.opts.IfaceRegex,
 		CanReach: w.opts.IfaceCanReach, Public: w.opts.Public,
 	}
+	if w.node != nil {
+		if n, ok := facts.Keep(*w.node, links, wish); ok {
+			return n, nil
+		}
+	}
 	routes, err := probe.Routes(ctx, w.ours, links)
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read routes: %w", err)
-	}
-	if w.node != nil {
-		if n, ok := facts.Keep(*w.node, links, wish); ok {
-			n.Routes = routes
-			return n, nil
-		}
 	}
 	n, err := facts.Select(links, routes, wish)
 	if err == nil || w.node == nil {
 		return n, err
 	}
 	if held, ok := facts.Hold(*w.node, links, wish, err); ok {
-		held.Routes = routes
 		return held, nil
 	}
 	return n, err
+}
+
+// peers are the addresses whose adjacency the backend will ask for. Like the
+// engine it goes by the first config that can be read: the backend of a
+// running fabric does not change.
+func (w *world) peers() []netip.Addr {
+	snap, _ := w.Snapshot()
+	if w.adjacency == nil {
+		n, err := config.Parse(snap.Config)
+		if err != nil {
+			return nil
+		}
+		needed := backends.Adjacency(n.Backend)
+		w.adjacency = &needed
+	}
+	if !*w.adjacency {
+		return nil
+	}
+	var out []netip.Addr
+	for _, l := range snap.Leases {
+		for _, f := range addr.Families() {
+			if a := l.Public.At(f); a.IsValid() {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }
 
 // tell logs what became of the uplink.

@@ -42,4 +42,7 @@ type Entry struct {
 	New func(Setup) (b Backend, warnings []string, err error)
 	// Options is a zero value of the option struct, for documentation.
 	Options any
+	// Adjacency says whether a backend with these options asks for
+	// facts.Node.Adjacent, which costs a lookup for every peer; nil: never.
+	Adjacency func(config.Backend) bool
 }

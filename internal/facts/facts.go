@@ -28,8 +28,10 @@ type Node struct {
 	// Forwards says that net.ipv6.conf.all.forwarding is on. IPv4 has a switch
 	// for every link.
 	Forwards bool
-	Links    []Link  // every link, the uplink included, by name
-	Routes   []Route // unicast routes of the main table that are not ours
+	Links    []Link // every link, the uplink included, by name
+	// Routes are those that are not ours and that peers are reached by, as far
+	// as the backend asks for Adjacent.
+	Routes []Route
 }
 
 // Link is an existing device.
@@ -62,7 +64,7 @@ type Addr struct {
 type Route struct {
 	Dst      netip.Prefix
 	Via      netip.Addr // zero: on-link
-	Link     string     // of the first next hop
+	Link     string     // of the first next hop; empty: it leads nowhere
 	Source   netip.Addr // preferred source, may be zero
 	Metric   uint32
 	Multiple bool // more than one next hop
@@ -83,7 +85,7 @@ func (n Node) LinkNamed(name string) (Link, bool) {
 // main table (ip-route(8)).
 func (n Node) Adjacent(a netip.Addr) (link string, ok bool) {
 	r, ok := Lookup(n.Routes, a)
-	if !ok || r.Via.IsValid() || r.Multiple {
+	if !ok || r.Link == "" || r.Via.IsValid() || r.Multiple {
 		return "", false
 	}
 	return r.Link, true

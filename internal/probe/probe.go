@@ -20,7 +20,6 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/nl"
-	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 // Links reads every link with its addresses, sorted by name.
@@ -55,115 +54,6 @@ func Links(ctx context.Context) ([]facts.Link, error) {
 	}
 	slices.SortFunc(out, func(a, b facts.Link) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
-}
-
-// Routes reads the unicast routes of the main table that no flannel-ng made,
-// except those over links that skip names. links is what Links returned.
-func Routes(ctx context.Context, skip func(facts.Link) bool, links []facts.Link) ([]facts.Route, error) {
-	c, err := nl.Dial()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	byIndex := make(map[int]facts.Link, len(links))
-	for _, l := range links {
-		byIndex[l.Index] = l
-	}
-	var out []facts.Route
-	for _, f := range addr.Families() {
-		list, err := c.Routes(ctx, nl.RouteFilter{Family: f})
-		if err != nil {
-			return nil, fmt.Errorf("list %s routes: %w", f, err)
-		}
-		if err := resolve(ctx, c, list); err != nil {
-			return nil, err
-		}
-		for _, r := range list {
-			// A route over a link that came after Links was called is seen
-			// by the next reading: its link wakes us.
-			l, known := byIndex[r.Link]
-			if r.Type != nl.Unicast || r.Protocol == state.Protocol || !known || skip(l) {
-				continue
-			}
-			out = append(out, facts.Route{
-				Dst: r.Dst, Via: r.Via, Link: l.Name, Source: r.Source, Metric: r.Metric, Multiple: r.Multiple,
-			})
-		}
-	}
-	return out, nil
-}
-
-// resolve fills in next hops that the kernel shows by number only
-// (net.ipv4.nexthop_compat_mode = 0).
-func resolve(ctx context.Context, c *nl.Conn, routes []nl.Route) error {
-	byNumber := func(r nl.Route) bool { return r.Nexthop != 0 && r.Link == 0 }
-	if !slices.ContainsFunc(routes, byNumber) {
-		return nil
-	}
-	list, err := c.Nexthops(ctx)
-	if err != nil {
-		return fmt.Errorf("list nexthop objects: %w", err)
-	}
-	objects := make(map[uint32]nl.Nexthop, len(list))
-	for _, h := range list {
-		objects[h.ID] = h
-	}
-	for i := range routes {
-		r := &routes[i]
-		if !byNumber(*r) {
-			continue
-		}
-		h := objects[r.Nexthop]
-		if h.Group != 0 {
-			r.Multiple = h.Several
-			h = objects[h.Group]
-		}
-		r.Link, r.Via, r.Onlink = h.Hop.Link, h.Hop.Via, h.Hop.Onlink
-	}
-	return nil
-}
-
-// Watch calls wake whenever links, addresses or routes change, until ctx ends
-// or notifications cannot be had; wake must not block for long. Routes that
-// flannel-ng itself adds do not count; if they vanish, that does. Lost
-// notifications wake, too: nobody knows what they said.
-//
-// After an overrun the subscription is made anew: until its queue is drained,
-// the kernel drops further notifications without another word.
-func Watch(ctx context.Context, wake func()) error {
-	for {
-		s, err := nl.Subscribe()
-		if err != nil {
-			return err
-		}
-		wake() // of what happened before this subscription, nothing is known
-		err = listen(ctx, s, wake)
-		_ = s.Close()
-		switch {
-		case errors.Is(err, nl.ErrOverrun):
-		case errors.Is(err, ctx.Err()):
-			return nil
-		default:
-			return err
-		}
-	}
-}
-
-// listen passes on notifications until an error.
-func listen(ctx context.Context, s *nl.Subscription, wake func()) error {
-	for {
-		news := false
-		err := s.Receive(ctx, func(e nl.Event) {
-			own := e.Subject == nl.SubjectRoute && !e.Gone && e.Route.Protocol == state.Protocol
-			news = news || !own
-		})
-		if err != nil {
-			return err
-		}
-		if news {
-			wake()
-		}
-	}
 }
 
 // BridgeNetfilter says per family whether bridged packets can be made to pass

@@ -144,6 +144,48 @@ func TestRoutesOverSkippedLinks(t *testing.T) {
 	}
 }
 
+// What decides adjacency is found however many routes there are, and a gateway
+// inside an on-link network counts.
+func TestRoutesTo(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, `
+		ip route add default via 198.51.100.254 dev eth0
+		ip route add 198.51.100.64/26 via 192.0.2.9 dev foreign0
+		ip route add 198.51.100.9/32 nexthop via 198.51.100.5 dev eth0 nexthop via 192.0.2.9 dev foreign0
+		ip route add unreachable 198.51.100.10/32
+		ip -6 route add 2001:db8::8/128 via 2001:db8:7::9 dev foreign0
+	`)
+	list, err := probe.Links(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var targets []netip.Addr
+	wants := map[string]string{
+		"198.51.100.2": "eth0", "198.51.100.3": "eth0", "198.51.100.65": "", "198.51.100.9": "", "198.51.100.10": "",
+		"203.0.113.33": "", "10.1.1.1": "", "10.200.0.1": "", "198.51.100.1": "", "192.0.2.7": "", "10.200.0.9": "",
+		"2001:db8::2": "eth0", "2001:db8::8": "", "2001:db8:8::1": "", "2001:db8:ffff::1": "",
+	}
+	for a := range wants {
+		targets = append(targets, netip.MustParseAddr(a))
+	}
+	skip := func(l facts.Link) bool { return l.Name == "foreign0" }
+	for _, compat := range []string{"1", "0"} {
+		drivertest.Run(t, "sysctl -qw net.ipv4.nexthop_compat_mode="+compat)
+		found, err := probe.RoutesTo(t.Context(), skip, list, targets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := facts.Node{Routes: found}
+		for a, want := range wants {
+			// An address whose own route adds nothing must not be taken for a
+			// neighbour because of another's.
+			if got, _ := n.Adjacent(netip.MustParseAddr(a)); got != want {
+				t.Errorf("%s: link %q, want %q of %v", a, got, want, found)
+			}
+		}
+	}
+}
+
 // watch runs Watch on the test host and returns how often it woke.
 func watch(t *testing.T, wake func()) {
 	t.Helper()
@@ -178,6 +220,12 @@ func TestWatch(t *testing.T) {
 		"ip -6 addr add 2001:db8:7::50/128 dev foreign0 nodad",
 		"ip route add 203.0.113.250/32 dev foreign0",
 		"ip route del 203.0.113.64/26 proto 70",
+		"ip route add default via 198.51.100.254 dev eth0",
+		"ip -6 route add default via 2001:db8::fe dev eth0",
+		"ip route add 198.51.100.128/25 via 192.0.2.9 dev foreign0",
+		"ip addr add 10.77.0.1/16 dev foreign0",
+		"ip route add 10.77.8.0/24 via 192.0.2.9 dev foreign0",
+		"ip route replace 10.200.0.0/24 via 198.51.100.7 dev eth0 proto static",
 	} {
 		before := wakes.Load()
 		drivertest.Run(t, command)
@@ -195,6 +243,10 @@ func TestWatchIsQuiet(t *testing.T) {
 	for i, command := range []string{
 		"ip route add 203.0.113.251/32 dev foreign0 proto 70",
 		"ip route add 203.0.113.252/32 dev foreign0 table 77",
+		"ip route add 10.99.0.0/16 via 192.0.2.9 dev foreign0 proto bird",
+		"ip route del 10.99.0.0/16 via 192.0.2.9 dev foreign0 proto bird",
+		"ip -6 route add 2001:db8:99::/48 via 2001:db8:7::9 dev foreign0 proto bird",
+		"ip route add 198.0.0.0/8 via 192.0.2.9 dev foreign0 proto bird",
 		"ip neigh add 192.0.2.60 lladdr 02:00:00:00:00:60 dev foreign0",
 		"bridge fdb add 02:00:00:00:00:60 dev fvx dst 198.51.100.60 self permanent",
 	} {

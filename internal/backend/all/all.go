@@ -8,12 +8,13 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
+	"github.com/flannel-ng/flannel-ng/internal/config"
 )
 
 // Backends returns every backend, sorted by type.
 func Backends() []backend.Entry {
 	return []backend.Entry{
-		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}},
+		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}, Adjacency: vxlan.Adjacency},
 	}
 }
 
@@ -28,4 +29,15 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 	}
 	return nil, nil, fmt.Errorf("Backend.Type %q: not in this build, which has %s",
 		s.Options.Type, strings.Join(known, ", "))
+}
+
+// Adjacency says whether the backend that o names asks which peers are on a
+// link of this host.
+func Adjacency(o config.Backend) bool {
+	for _, e := range Backends() {
+		if e.Type == o.Type {
+			return e.Adjacency != nil && e.Adjacency(o)
+		}
+	}
+	return false
 }

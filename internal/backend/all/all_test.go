@@ -39,3 +39,18 @@ func TestUnknownBackendNamesTheKnown(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestAdjacency(t *testing.T) {
+	for options, want := range map[string]bool{
+		`{"Type":"vxlan"}`:                      false,
+		`{"Type":"vxlan","DirectRouting":true}`: true,
+		`{"Type":"vxlan","DirectRouting":1}`:    false,
+	} {
+		if got := all.Adjacency(config.Backend{Type: "vxlan", Options: []byte(options)}); got != want {
+			t.Errorf("%s: %v", options, got)
+		}
+	}
+	if all.Adjacency(config.Backend{Type: "unknown"}) {
+		t.Error("of an unknown type")
+	}
+}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -70,6 +71,13 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 		v.opts.Port = kernelPort
 	}
 	return v, warnings, nil
+}
+
+// Adjacency is backend.Entry.Adjacency: direct routes alone need to know.
+func Adjacency(b config.Backend) bool {
+	var o Options
+	_, err := b.Decode(&o)
+	return err == nil && o.DirectRouting
 }
 
 // Offer publishes the VTEP of each family. The MAC that peers already know

@@ -1,0 +1,151 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/nl"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// Routes reads the unicast routes of the main table that no flannel-ng made,
+// except those over links that skip names. links is what Links returned. That
+// is the whole table, so it is for the selection of an uplink only: a pass that
+// keeps its uplink asks RoutesTo.
+func Routes(ctx context.Context, skip func(facts.Link) bool, links []facts.Link) ([]facts.Route, error) {
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	o := others{links: byIndex(links), skip: skip}
+	var out []facts.Route
+	for _, f := range addr.Families() {
+		list, err := c.Routes(ctx, nl.RouteFilter{Family: f})
+		if err != nil {
+			return nil, fmt.Errorf("list %s routes: %w", f, err)
+		}
+		if err := resolve(ctx, c, list); err != nil {
+			return nil, err
+		}
+		for _, r := range list {
+			if route, ok := o.route(r); ok {
+				out = append(out, route)
+			}
+		}
+	}
+	return out, nil
+}
+
+// resolve fills in next hops that the kernel shows by number only
+// (net.ipv4.nexthop_compat_mode = 0).
+func resolve(ctx context.Context, c *nl.Conn, routes []nl.Route) error {
+	byNumber := func(r nl.Route) bool { return r.Nexthop != 0 && r.Link == 0 }
+	if !slices.ContainsFunc(routes, byNumber) {
+		return nil
+	}
+	list, err := c.Nexthops(ctx)
+	if err != nil {
+		return fmt.Errorf("list nexthop objects: %w", err)
+	}
+	objects := make(map[uint32]nl.Nexthop, len(list))
+	for _, h := range list {
+		objects[h.ID] = h
+	}
+	for i := range routes {
+		r := &routes[i]
+		if !byNumber(*r) {
+			continue
+		}
+		h := objects[r.Nexthop]
+		if h.Group != 0 {
+			r.Multiple = h.Several
+			h = objects[h.Group]
+		}
+		r.Link, r.Via, r.Onlink = h.Hop.Link, h.Hop.Via, h.Hop.Onlink
+	}
+	return nil
+}
+
+// RoutesTo reads the routes that packets to targets take, each once: what
+// decides adjacency, at the cost of a lookup for every target however large
+// the tables are. Since they are the kernel's own longest matches, the longest
+// match among them is right for every target. A target without a usable route
+// gets one that leads nowhere, so that no shorter one counts for it.
+func RoutesTo(
+	ctx context.Context, skip func(facts.Link) bool, links []facts.Link, targets []netip.Addr,
+) ([]facts.Route, error) {
+	if len(targets) == 0 {
+		return nil, nil
+	}
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	found := make([]nl.Route, len(targets))
+	for i, a := range targets {
+		if found[i], err = c.RouteTo(ctx, a); err != nil && !isNoRoute(err) {
+			return nil, fmt.Errorf("look up the route to %s: %w", a, err)
+		}
+	}
+	if err := resolve(ctx, c, found); err != nil {
+		return nil, err
+	}
+	o := others{links: byIndex(links), skip: skip}
+	seen := map[facts.Route]bool{}
+	var out []facts.Route
+	for i, r := range found {
+		route, ok := o.route(r)
+		if !ok {
+			route = facts.Route{Dst: addr.Single(targets[i])}
+		}
+		if !seen[route] {
+			seen[route] = true
+			out = append(out, route)
+		}
+	}
+	return out, nil
+}
+
+// isNoRoute says whether err is the kernel's answer to a lookup that ends
+// nowhere: no route, unreachable, prohibit, blackhole (ip-route(8)), or a
+// family that is off.
+func isNoRoute(err error) bool {
+	return slices.ContainsFunc([]error{
+		unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.ENOENT, unix.ESRCH, unix.EAFNOSUPPORT,
+	}, func(e error) bool { return errors.Is(err, e) })
+}
+
+// others are the routes that no flannel-ng made.
+type others struct {
+	links map[int]facts.Link
+	skip  func(facts.Link) bool
+}
+
+func byIndex(links []facts.Link) map[int]facts.Link {
+	m := make(map[int]facts.Link, len(links))
+	for _, l := range links {
+		m[l.Index] = l
+	}
+	return m
+}
+
+func (o others) route(r nl.Route) (facts.Route, bool) {
+	// A route over a link that came after Links was called is seen by the next
+	// reading: its link wakes us.
+	l, known := o.links[r.Link]
+	if r.Type != nl.Unicast || r.Protocol == state.Protocol || !known || o.skip(l) {
+		return facts.Route{}, false
+	}
+	return facts.Route{
+		Dst: r.Dst, Via: r.Via, Link: l.Name, Source: r.Source, Metric: r.Metric, Multiple: r.Multiple,
+	}, true
+}
