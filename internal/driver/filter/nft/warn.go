@@ -94,10 +94,10 @@ func legacyDrop(ctx context.Context, f addr.Family) ([]string, error) {
 	tables, err := os.ReadFile(proc)
 	if err != nil || !slices.Contains(strings.Fields(string(tables)), hostTable) {
 		// No such file: the kernel has no legacy iptables.
-		return nil, nil //nolint:nilerr // explained above
+		return nil, nil
 	}
 	if _, err := exec.LookPath(save); err != nil {
-		return nil, nil //nolint:nilerr // without the tool nobody can tell
+		return nil, nil // without the tool nobody can tell
 	}
 	ctx, cancel := context.WithTimeout(ctx, toolPatience)
 	defer cancel()
