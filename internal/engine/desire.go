@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 
@@ -32,6 +31,7 @@ type Inputs struct {
 	Own      lease.Holding // with a lease: hasLease
 	Snapshot lease.Snapshot
 	Policy   Policy
+	Owner    state.Owner // marks objects that have no better mark
 }
 
 // Policy is what the command line says about this host.
@@ -53,10 +53,6 @@ func (p Policy) traffic(n config.Network) traffic.Options {
 
 // hasLease says whether there is a lease to build state for.
 func hasLease(h lease.Holding) bool { return len(h.Lease.Prefixes()) > 0 }
-
-// blackholeMetric keeps the blackhole behind every real route to the subnet,
-// the bridge's above all: it catches packets only while there is no bridge.
-const blackholeMetric = math.MaxUint32
 
 // Desired is what this host should look like, and what was left out.
 type Desired struct {
@@ -124,13 +120,14 @@ func Desire(in Inputs) (Desired, error) {
 	return out, nil
 }
 
+// blackholes catch packets to the own subnets while there is no bridge.
 func blackholes(in Inputs) state.Set {
 	var s state.Set
 	if !in.Policy.Blackhole {
 		return s
 	}
 	for _, p := range in.Own.Lease.Prefixes() {
-		s.Routes = append(s.Routes, state.Route{Dst: p, Blackhole: true, Metric: blackholeMetric})
+		s.Routes = append(s.Routes, state.Route{Dst: p, Blackhole: true, Metric: in.Owner.BlackholeMetric()})
 	}
 	return s
 }

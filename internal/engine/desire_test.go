@@ -86,10 +86,10 @@ func TestPeerTakesExactlyItsObjects(t *testing.T) {
 
 func TestBlackholeStandsBehindTheBridge(t *testing.T) {
 	in := inputs(t)
-	in.Policy.Blackhole = true
+	in.Policy.Blackhole, in.Owner = true, state.OwnerOf("/run/flannel/second.env")
 	d := desire(t, in)
 	i := slices.IndexFunc(d.Set.Routes, func(r state.Route) bool { return r.Blackhole })
-	if i < 0 || d.Set.Routes[i].Dst != netip.MustParsePrefix("10.5.1.0/24") || d.Set.Routes[i].Metric == 0 {
+	if i < 0 || d.Set.Routes[i].Dst != netip.MustParsePrefix("10.5.1.0/24") || d.Set.Routes[i].Metric != in.Owner.BlackholeMetric() {
 		t.Errorf("routes %v", d.Set.Routes)
 	}
 }

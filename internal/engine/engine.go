@@ -277,7 +277,7 @@ func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error)
 	if !ok {
 		return in, "waiting for the store", nil
 	}
-	in.Snapshot, in.Own, in.Policy = snap, e.cfg.World.Own(), e.cfg.Policy
+	in.Snapshot, in.Own, in.Policy, in.Owner = snap, e.cfg.World.Own(), e.cfg.Policy, e.cfg.Owner
 	if reason := e.configure(snap.Config); reason != "" {
 		return in, reason, nil
 	}

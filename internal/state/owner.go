@@ -2,7 +2,9 @@ package state
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"math"
 )
 
 // Protocol marks our routes, nexthops and neighbours (rtm_protocol,
@@ -40,4 +42,15 @@ func (o Owner) Suffix() string {
 		return ""
 	}
 	return "-" + o.Instance
+}
+
+// BlackholeMetric marks the owner's blackhole routes, which have no link or
+// nexthop to tell them by. It is so high that they stand behind every real
+// route to their destination, the bridge's above all.
+func (o Owner) BlackholeMetric() uint32 {
+	if o.Instance == "" {
+		return math.MaxUint32
+	}
+	sum := sha256.Sum256([]byte(o.Instance))
+	return math.MaxUint32 - uint32(max(1, binary.BigEndian.Uint16(sum[:])))
 }

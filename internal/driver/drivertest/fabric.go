@@ -82,7 +82,7 @@ func (f Fabric) Local() *state.Set {
 		}
 		s.Links = append(s.Links, l)
 		s.Addresses = append(s.Addresses, state.Address{Link: l.Name, Prefix: addr.Single(f.Subnet(family, 0).Addr())})
-		s.Routes = append(s.Routes, state.Route{Dst: f.Subnet(family, 0), Blackhole: true, Metric: 4000})
+		s.Routes = append(s.Routes, state.Route{Dst: f.Subnet(family, 0), Blackhole: true, Metric: f.Owner.BlackholeMetric()})
 	}
 	return &s
 }

@@ -152,6 +152,8 @@ func (r *reader) ours(ctx context.Context, f found) (bool, error) {
 		return false, nil
 	case f.raw.Nexthop != 0:
 		return r.ids.contains(f.raw.Nexthop), nil
+	case f.raw.Type == nl.Blackhole:
+		return f.Metric == r.o.Owner.BlackholeMetric() && r.inNetworks(f.Dst), nil
 	default:
 		return r.inNetworks(f.Dst), nil
 	}

@@ -6,7 +6,8 @@
 //   - it leaves by a wanted link that package kernel lets us touch, or
 //   - it uses a nexthop object of ours, or
 //   - it is on a link that no flannel-ng instance owns (the uplink), or drops
-//     packets, and its destination lies inside Options.Networks.
+//     packets and has the owner's metric for that, and its destination lies
+//     inside Options.Networks.
 //
 // Also ours are routes of protocol boot on a wanted link: plain flannel left
 // them. A nexthop object is ours if its protocol is state.Protocol, its id is
@@ -35,7 +36,7 @@ import (
 type Options struct {
 	Owner state.Owner
 	// Networks are the cluster networks: what tells our routes on the uplink
-	// and our blackholes from those of another instance.
+	// from those of another instance.
 	Networks []netip.Prefix
 	// Classic forgoes nexthop objects, as on kernels that have none.
 	Classic bool

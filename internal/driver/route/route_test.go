@@ -39,7 +39,7 @@ func TestConformance(t *testing.T) {
 					"ip route del 10.16.0.16/28",
 					"ip -6 route del fd00:1:0:1::/64",
 					"ip route del 10.16.0.64/28",
-					"ip route del blackhole 10.16.0.0/28 metric 4000",
+					"ip route del blackhole 10.16.0.0/28 metric 4294967295",
 					"ip route replace 10.16.0.16/28 via 198.51.100.5 dev eth0 proto 70",
 					"ip route replace 10.16.0.16/28 via 10.16.0.32 dev flannel.1 onlink proto 70",
 					"ip route replace 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink",
@@ -54,7 +54,7 @@ func TestConformance(t *testing.T) {
 					"ip route add 10.16.7.16/28 via 10.16.7.0 dev flannel.1 onlink proto 70",
 					"ip -6 route add fd00:1:0:77::/64 via fd00:1:0:77:: dev flannel-v6.1 onlink",
 					"ip route add 10.16.7.32/28 via 198.51.100.5 dev eth0 proto 70",
-					"ip route add blackhole 10.16.7.48/28 proto 70",
+					"ip route add blackhole 10.16.7.48/28 proto 70 metric 4294967295",
 					"ip route add 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink metric 50 proto 70",
 					"ip nexthop add id 1074790399 via 10.16.7.0 dev flannel.1 onlink proto 70",
 				},
@@ -77,7 +77,7 @@ func TestForm(t *testing.T) {
 			drivertest.MustApply(t, driver(f, classic), f.With(1))
 			out := drivertest.Output(t, "ip route show proto 70") + drivertest.Output(t, "ip -6 route show proto 70")
 			wants := []string{
-				"blackhole 10.16.0.0/28 metric 4000", "10.16.0.32/28 ", "via 198.51.100.200 dev eth0",
+				"blackhole 10.16.0.0/28 metric 4294967295", "10.16.0.32/28 ", "via 198.51.100.200 dev eth0",
 				"via 10.16.0.16 dev flannel.1 onlink", "via fd00:1:0:1:: dev flannel-v6.1", "metric 1024", "pref medium",
 			}
 			for _, want := range wants {
@@ -103,8 +103,8 @@ func TestTakesOverInPlace(t *testing.T) {
 			ip route add 10.16.0.16/28 via 10.16.0.16 dev flannel.1 onlink
 			ip -6 route add fd00:1:0:1::/64 via fd00:1:0:1:: dev flannel-v6.1 onlink
 			ip route add 10.16.0.32/28 via 198.51.100.200 dev eth0
-			ip route add blackhole 10.16.0.0/28 metric 4000
-			ip -6 route add blackhole fd00:1::/64 metric 4000
+			ip route add blackhole 10.16.0.0/28 metric 4294967295
+			ip -6 route add blackhole fd00:1::/64 metric 4294967295
 		`)
 			d := driver(f, classic)
 			for _, c := range drivertest.MustPlan(t, d, f.With(1)) {
@@ -256,4 +256,26 @@ func TestLinkScope(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Networks that lie in one another do not mix up whose blackhole is whose.
+func TestNestedNetworksKeepTheirBlackholes(t *testing.T) {
+	drivertest.Namespace(t)
+	outer := route.Options{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	inner := route.Options{
+		Owner:    state.OwnerOf("/run/flannel/inner.env"),
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")},
+	}
+	mine := func(o route.Options, dst string) *state.Set {
+		return &state.Set{Routes: []state.Route{{
+			Dst: netip.MustParsePrefix(dst), Blackhole: true, Metric: o.Owner.BlackholeMetric(),
+		}}}
+	}
+	ofOuter, ofInner := mine(outer, "10.5.1.0/24"), mine(inner, "10.5.2.0/24")
+	drivertest.MustApply(t, route.New(outer), ofOuter)
+	drivertest.MustApply(t, route.New(inner), ofInner)
+	drivertest.MustBeDone(t, route.New(outer), ofOuter)
+	drivertest.MustBeDone(t, route.New(inner), ofInner)
+	drivertest.MustApply(t, route.New(inner), &state.Set{})
+	drivertest.MustBeDone(t, route.New(outer), ofOuter)
 }
