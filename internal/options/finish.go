@@ -15,6 +15,7 @@ func (p *parser) finish() {
 	if o.SubnetFile == "" {
 		p.refuse("--subnet-file: must not be empty")
 	}
+	o.SubnetFile = resolved(o.SubnetFile)
 	if o.StateDir == "" {
 		o.StateDir = stateDir(o.SubnetFile)
 	}
@@ -44,6 +45,22 @@ func stateDir(subnetFile string) string {
 		}
 	}
 	return subnetFile + ".state"
+}
+
+// resolved follows the symbolic links of the directories of file, as far as
+// they exist: the path names the instance, and /var/run/flannel/subnet.env is
+// no other one than /run/flannel/subnet.env.
+func resolved(file string) string {
+	dir, rest := filepath.Split(file)
+	for dir != "" && dir != "/" {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(real, rest)
+		}
+		dir = filepath.Clean(dir)
+		rest = filepath.Join(filepath.Base(dir), rest)
+		dir = filepath.Dir(dir)
+	}
+	return file
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -2,8 +2,8 @@
 // flanneld. One table has every flag with its type, default and meaning; it
 // drives parsing, the environment, --help and docs/configuration.md.
 //
-// It owns names, defaults and rules. It never reads the process's environment
-// or a file, never logs and never exits: cmd/flanneld calls Parse, the daemon
+// It owns names, defaults and rules. It follows the links of one directory, and
+// never reads the process's environment or a file, never logs and never exits: cmd/flanneld calls Parse, the daemon
 // uses the result.
 package options
 
@@ -29,7 +29,7 @@ type Options struct {
 	IfaceCanReach netip.Addr                // iface-can-reach; zero: not given
 	Public        addr.ByFamily[netip.Addr] // public-ip, public-ipv6; zero: not given
 
-	SubnetFile     string // subnet-file, absolute
+	SubnetFile     string // subnet-file, absolute, its directory without symbolic links
 	StateDir       string // state-dir, absolute
 	ControlSocket  string // control-socket, absolute
 	RenewMargin    time.Duration

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 func parse(t *testing.T, args, environ []string) options.Options {
@@ -93,7 +96,6 @@ func equal(a, b options.Options) bool {
 func TestPaths(t *testing.T) {
 	for _, tt := range []struct{ args, file, state, socket string }{
 		{"--subnet-file=/run/flannel/second.env", "/run/flannel/second.env", "/var/lib/flannel/second", "/run/flannel/second.sock"},
-		{"--subnet-file=/var/run/b/subnet.env", "/var/run/b/subnet.env", "/var/lib/b/subnet", "/var/run/b/subnet.sock"},
 		{"--subnet-file=/run/../etc/net", "/etc/net", "/etc/net.state", "/etc/net.sock"},
 		{"--state-dir=/x/ --control-socket=/y", "/run/flannel/subnet.env", "/x", "/y"},
 		{"--state-dir= --control-socket=", "/run/flannel/subnet.env", "/var/lib/flannel/subnet", "/run/flannel/subnet.sock"},
@@ -106,6 +108,31 @@ func TestPaths(t *testing.T) {
 	t.Chdir("/usr")
 	if o := parse(t, []string{"--subnet-file=x.env"}, nil); o.SubnetFile != "/usr/x.env" {
 		t.Errorf("relative subnet file became %s", o.SubnetFile)
+	}
+}
+
+// Two ways to one file are one instance.
+func TestLinkedDirectory(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{"link": dir, "run": "/run", "nowhere": dir + "/missing"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct{ given, file, state, socket string }{
+		{dir + "/link/new/x.env", dir + "/new/x.env", dir + "/new/x.env.state", dir + "/new/x.sock"},
+		{dir + "/run/none/subnet.env", "/run/none/subnet.env", "/var/lib/none/subnet", "/run/none/subnet.sock"},
+		{dir + "/run/flannel/subnet.env", state.DefaultSubnetFile, "/var/lib/flannel/subnet", "/run/flannel/subnet.sock"},
+		{dir + "/nowhere/x.env", dir + "/nowhere/x.env", dir + "/nowhere/x.env.state", dir + "/nowhere/x.sock"},
+		{"/x.env", "/x.env", "/x.env.state", "/x.sock"},
+	} {
+		o := parse(t, []string{"--subnet-file", tt.given}, nil)
+		if o.SubnetFile != tt.file || o.StateDir != tt.state || o.ControlSocket != tt.socket {
+			t.Errorf("%s: %s, %s, %s", tt.given, o.SubnetFile, o.StateDir, o.ControlSocket)
+		}
 	}
 }
 
@@ -230,6 +257,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 // TestSecretsStayHidden looks at every way in which options reach a log.
 func TestSecretsStayHidden(t *testing.T) {
 	o := parse(t, []string{"--etcd-password=hunter2", "--etcd-username=root", "--kube-api-url=https://me:hunter2@192.0.2.1"}, nil)
+	schemeless := parse(t, []string{"--kube-api-url=me:hunter2@192.0.2.1"}, nil)
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("start", "options", o, "password", o.Etcd.Password)
 	asJSON, err := json.Marshal(o.Etcd)
@@ -237,10 +265,12 @@ func TestSecretsStayHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	texts := []string{
-		log.String(), string(asJSON), fmt.Sprint(o.Etcd), fmt.Sprintf("%+v %#v", o.Etcd, o.Etcd), fmt.Sprint(o.Effective()),
+		log.String(), string(asJSON), fmt.Sprint(o.Etcd), fmt.Sprintf("%+v %#v", o.Etcd, o.Etcd), fmt.Sprint(o.Effective()), fmt.Sprint(schemeless.Effective()),
 	}
 	for _, args := range [][]string{
 		{"--etcd-endpoints=http://root:hunter2@192.0.2.1"},
+		{"--etcd-endpoints=root:hunter2@192.0.2.1:2379"},
+		{"--etcd-endpoints=root:hunter2@192.0.2.1:2379,http://192.0.2.2:2379"},
 		{"--etcd-password=x", "hunter2"},
 		{"--etcd-password=hunter2"},
 	} {

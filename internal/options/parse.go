@@ -169,14 +169,18 @@ func (r row) visible(v string) string {
 	if r.secret && v != "" {
 		return redacted
 	}
-	return withoutUsers(v)
+	return r.withoutUsers(v)
 }
 
 // withoutUsers hides user and password of URLs: even a refused one is a
-// secret that somebody uses.
-func withoutUsers(v string) string {
+// secret that somebody uses. Servers may come without a scheme.
+func (r row) withoutUsers(v string) string {
 	parts := strings.Split(v, "://")
-	for i := 1; i < len(parts); i++ {
+	first := 1
+	if r.servers {
+		first = 0
+	}
+	for i := first; i < len(parts); i++ {
 		if at := strings.LastIndexByte(parts[i], '@'); at >= 0 {
 			parts[i] = redacted + parts[i][at:]
 		}

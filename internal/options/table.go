@@ -16,7 +16,9 @@ type row struct {
 	set    func(*Options, string) error // nil: accepted, without effect
 	many   bool                         // may be repeated
 	secret bool                         // the value is never shown
-	noEnv  bool                         // the environment variable has no effect
+	// servers: URLs, or the same without a scheme.
+	servers bool
+	noEnv   bool // the environment variable has no effect
 }
 
 const boolean = "boolean"
@@ -51,7 +53,7 @@ func table() []group {
 func etcdRows() []row {
 	return []row{
 		{
-			name: "etcd-endpoints", kind: "list of URLs", preset: "http://127.0.0.1:4001,http://127.0.0.1:2379",
+			name: "etcd-endpoints", servers: true, kind: "list of URLs", preset: "http://127.0.0.1:4001,http://127.0.0.1:2379",
 			doc: "etcd servers, separated by commas",
 			set: into(endpoints, func(o *Options) *[]string { return &o.Etcd.Endpoints }),
 		},
@@ -199,7 +201,7 @@ func kubeRows() []row {
 			set: into(yesNo, func(o *Options) *bool { return &o.Kube.SubnetMgr }),
 		},
 		{
-			name: "kube-api-url", kind: "URL", doc: "API server; with kubeconfig-file empty too: that of the cluster we run in",
+			name: "kube-api-url", servers: true, kind: "URL", doc: "API server; with kubeconfig-file empty too: that of the cluster we run in",
 			set: into(text, func(o *Options) *string { return &o.Kube.APIURL }),
 		},
 		{

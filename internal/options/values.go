@@ -209,15 +209,18 @@ func endpoints(s string) ([]string, error) {
 }
 
 func checkEndpoint(e string) error {
-	if !strings.Contains(e, "://") {
-		return nil // host:port, which the client takes for http
-	}
 	u, err := url.Parse(e)
 	switch {
+	case !strings.Contains(e, "://") && strings.Contains(e, "@"):
+		return errPassword
+	case !strings.Contains(e, "://"):
+		return nil // host:port, which the client takes for http
 	case err != nil || !slices.Contains([]string{"http", "https", "unix", "unixs"}, u.Scheme):
 		return errors.New("must be URLs such as https://192.0.2.1:2379")
 	case u.User != nil:
-		return errors.New("must not contain a password: use etcd-username and etcd-password")
+		return errPassword
 	}
 	return nil
 }
+
+var errPassword = errors.New("must not contain a password: use etcd-username and etcd-password")
