@@ -63,6 +63,7 @@ type Engine struct {
 
 	conditions []string // from cfg.Conditions, found at lookedAt
 	lookedAt   time.Time
+	uplink     []string // what is wrong with the facts of this host
 
 	failing map[state.Key]string // failures already logged
 	refused map[string]string    // keys of the store already told of

@@ -163,6 +163,7 @@ func (e *Engine) publish(p passed) {
 		p.reasons = append([]string{p.in.Own.Reason}, p.reasons...)
 	}
 	e.base.Pass.Passes++
+	e.uplink = p.in.Node.Warnings
 	s := e.base
 	s.Network = networkReport(p.in, p.want)
 	s.Uplink = uplinkReport(p.in.Node)
@@ -232,7 +233,7 @@ func (e *Engine) unready(reason string) {
 // store completes and publishes s, and says so when readiness changed.
 func (e *Engine) store(s report.Status) {
 	s.Warnings = slices.Clone(e.warnings)
-	s.Warnings = append(s.Warnings, e.conditions...)
+	s.Warnings = append(append(s.Warnings, e.conditions...), e.uplink...)
 	s.Pass.Changes = maps.Clone(e.base.Pass.Changes)
 	e.fillStore(&s)
 	last := e.status.Swap(&s)

@@ -187,3 +187,18 @@ func (r *rig) previous(t *testing.T, subnet string) {
 	t.Helper()
 	r.rebuild(func(p *addr.ByFamily[netip.Prefix]) { *p = subnets(subnet) })
 }
+
+// A host that lost its uplink says so, and goes on repairing.
+func TestUplinkWarningIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, resync)
+		r.world.snap = picture(2)
+		r.world.node.Warnings = []string{"uplink eth0 is not usable"}
+		r.run(t, func() {
+			r.settle()
+			if s := r.Status(); !s.Ready || !slices.Contains(s.Warnings, "uplink eth0 is not usable") {
+				t.Errorf("ready %v, warnings %q", s.Ready, s.Warnings)
+			}
+		})
+	})
+}
