@@ -60,16 +60,19 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	socket, err := control.Listen(ctx, c.Options.ControlSocket)
+	alone, err := identity.Lock(c.Options.SubnetFile)
 	if err != nil {
 		return err
 	}
 	id, err := identity.Open(c.Options.StateDir)
 	if err != nil {
-		return errors.Join(err, socket.Close())
+		return errors.Join(err, alone.Close())
 	}
-	err = run(ctx, c, id, ports{health, socket})
-	return errors.Join(err, id.Close())
+	socket, err := control.Listen(ctx, c.Options.ControlSocket)
+	if err == nil {
+		err = run(ctx, c, id, ports{health, socket})
+	}
+	return errors.Join(err, id.Close(), alone.Close())
 }
 
 // ports are where people and probes ask.

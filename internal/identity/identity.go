@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,14 +37,9 @@ func Open(dir string) (*Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w (choose another with --state-dir)", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := hold(filepath.Join(dir, "lock"))
 	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		err = fmt.Errorf("state directory %s is used by another running flanneld: give this one its own "+
-			"--subnet-file or --state-dir: %w", dir, err)
-		return nil, errors.Join(err, lock.Close())
+		return nil, fmt.Errorf("state directory %s: %w", dir, err)
 	}
 	id := &Identity{lock: lock}
 	if id.Host, err = hostID(filepath.Join(dir, "host-id")); err != nil {
@@ -55,6 +51,33 @@ func Open(dir string) (*Identity, error) {
 	}
 	id.Boot = strings.TrimSpace(string(boot))
 	return id, nil
+}
+
+// Lock makes sure that one daemon alone serves a subnet file: what it owns on
+// the host is told by the path of that file. The lock ends with Close or with
+// the process; its file stays.
+func Lock(subnetFile string) (io.Closer, error) {
+	if err := os.MkdirAll(filepath.Dir(subnetFile), 0o755); err != nil {
+		return nil, fmt.Errorf("directory of the subnet file: %w", err)
+	}
+	lock, err := hold(subnetFile + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("subnet file %s: %w", subnetFile, err)
+	}
+	return lock, nil
+}
+
+// hold opens and locks a file, or says who may have it.
+func hold(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		err = fmt.Errorf("used by another running flanneld: give this one its own --subnet-file and --state-dir: %w", err)
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Close gives the state directory free.

@@ -41,6 +41,23 @@ func TestIdentityRefusesDamage(t *testing.T) {
 	}
 }
 
+func TestOneDaemonASubnetFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run", "subnet.env")
+	first, err := identity.Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.Lock(path); err == nil || !strings.Contains(err.Error(), "--subnet-file") {
+		t.Errorf("second daemon with one subnet file: %v, want a refusal that names --subnet-file", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := identity.Lock(path); err != nil || again.Close() != nil {
+		t.Errorf("after the first has ended: %v", err)
+	}
+}
+
 func TestPeekLeavesNoTrace(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	if id, err := identity.Peek(dir); err != nil || len(id) != 32 {
