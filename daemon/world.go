@@ -59,7 +59,7 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read links: %w", err)
 	}
-	forwards, err := probe.Forwarding(links)
+	forwards, err := probe.Forwarding(ctx, links)
 	if err != nil {
 		return facts.Node{}, err
 	}

@@ -230,6 +230,9 @@ func (e *Engine) pass(ctx context.Context) error {
 	}
 	e.note(out)
 	e.noteRefused(want)
+	if changedSwitch(out) {
+		e.Ring() // switches announce no change, and another may wait for this one
+	}
 	if start.Sub(e.lookedAt) > conditionsEvery {
 		e.lookedAt, e.conditions = start, e.cfg.Conditions(ctx, &want.Set)
 	}

@@ -129,6 +129,12 @@ type passed struct {
 	start   time.Time
 }
 
+func changedSwitch(out reconcile.Outcome) bool {
+	return slices.ContainsFunc(out.Results, func(r reconcile.Result) bool {
+		return r.Err == nil && r.Object.Key().Kind == state.KindSysctl
+	})
+}
+
 // noteRefused tells of entries of the store that are ignored, when they appear
 // or their reason changes.
 func (e *Engine) noteRefused(want Desired) {

@@ -202,3 +202,19 @@ func TestUplinkWarningIsShown(t *testing.T) {
 		})
 	})
 }
+
+// Switches announce no change: what waits for one is done by a pass that the
+// change itself asks for.
+func TestChangedSwitchIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, time.Hour)
+		r.world.snap = picture(2)
+		r.run(t, func() {
+			r.Ring() // the first pass only asked for a lease
+			wait(time.Second)
+			if n := r.Status().Pass.Passes; n != 2 {
+				t.Errorf("%d passes, want the one that set switches and one after it", n)
+			}
+		})
+	})
+}

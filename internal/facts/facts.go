@@ -50,6 +50,9 @@ type Link struct {
 	// them unless forwarding, 2 always obeys them. It is known only while the
 	// host does not forward IPv6; nobody needs it afterwards.
 	AcceptRA int
+	// DefaultByRA says that an IPv6 default route learnt from a router
+	// advertisement leaves by this link; known when AcceptRA is.
+	DefaultByRA bool
 }
 
 // Addr is an address of a link with what selection needs to rank it.

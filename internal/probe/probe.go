@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/nl"
@@ -67,22 +69,49 @@ func BridgeNetfilter() (ipv4, ipv6 bool) {
 }
 
 // Forwarding says whether this host forwards IPv6, and while it does not, fills
-// in AcceptRA of the links: a file for every link is read in that case only.
-func Forwarding(links []facts.Link) (bool, error) {
+// in AcceptRA and DefaultByRA of the links: a file for every link is read in
+// that case only.
+func Forwarding(ctx context.Context, links []facts.Link) (bool, error) {
 	on, err := ipv6Conf("all", "forwarding")
 	if err != nil || on != 0 {
 		return on != 0, err
+	}
+	learnt, err := linksWithDefaultByRA(ctx)
+	if err != nil {
+		return false, err
 	}
 	for i := range links {
 		l := &links[i]
 		if l.Index == loopback {
 			continue
 		}
+		l.DefaultByRA = learnt[l.Index]
 		if l.AcceptRA, err = ipv6Conf(l.Name, "accept_ra"); err != nil {
 			return false, err
 		}
 	}
 	return false, nil
+}
+
+// linksWithDefaultByRA lists, by index, the links over which a router has
+// announced itself (RFC 4861).
+func linksWithDefaultByRA(ctx context.Context) (map[int]bool, error) {
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	list, err := c.Routes(ctx, nl.RouteFilter{Family: addr.IPv6, Protocol: unix.RTPROT_RA})
+	if err != nil {
+		return nil, fmt.Errorf("list learnt routes: %w", err)
+	}
+	out := map[int]bool{}
+	for _, r := range list {
+		if r.Dst.Bits() == 0 {
+			out[r.Link] = true
+		}
+	}
+	return out, nil
 }
 
 // loopback is the index of lo in every network namespace (LOOPBACK_IFINDEX).

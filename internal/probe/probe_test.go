@@ -300,25 +300,31 @@ func TestForwarding(t *testing.T) {
 		sysctl -qw net.ipv6.conf.all.forwarding=0
 		sysctl -qw net.ipv6.conf.eth0.accept_ra=2
 		sysctl -qw net.ipv6.conf.foreign0.accept_ra=1
+		ip -6 route add default via fe80::1 dev foreign0 proto ra
+		ip -6 route add default via fe80::1 dev eth0 metric 9999 proto static
 	`)
+	learnt := map[string]bool{}
 	read := func() (bool, map[string]int) {
 		list, err := probe.Links(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		list = append(list, facts.Link{Name: "missing0", Index: 9999})
-		on, err := probe.Forwarding(list)
+		on, err := probe.Forwarding(t.Context(), list)
 		if err != nil {
 			t.Fatal(err)
 		}
 		m := map[string]int{}
 		for _, l := range list {
-			m[l.Name] = l.AcceptRA
+			m[l.Name], learnt[l.Name] = l.AcceptRA, l.DefaultByRA
 		}
 		return on, m
 	}
 	if on, ra := read(); on || ra["eth0"] != 2 || ra["foreign0"] != 1 || ra["missing0"] != 0 || ra["lo"] != 0 {
 		t.Errorf("%v, %v", on, ra)
+	}
+	if !learnt["foreign0"] || learnt["eth0"] {
+		t.Errorf("links with a learnt default route: %v", learnt)
 	}
 	drivertest.Run(t, "sysctl -qw net.ipv6.conf.all.forwarding=1")
 	if on, ra := read(); !on || ra["foreign0"] != 0 {

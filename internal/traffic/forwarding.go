@@ -33,14 +33,17 @@ func forwardPerLink(uplink string, tunnels []string) []state.Sysctl {
 
 // forwardEverywhere: IPv6 forwards only by the switch of all devices, and
 // turning it on purges the default routes learnt from router advertisements
-// on devices whose accept_ra is 1. So that is raised first, on every link, and
-// the switch is wanted only from the next pass on, once no link reads 1. On a
-// host that forwards already, 1 is the administrator's choice.
+// on devices whose accept_ra is 1. So that is raised first on the uplink and
+// where there is such a route, and the switch is wanted only from the next pass
+// on, once none of them reads 1. Other links keep theirs: a container must not
+// be obeyed as a router by a host that forwards. On a host that forwards
+// already, 1 is the administrator's choice.
 func forwardEverywhere(n facts.Node, tunnels []string) []state.Sysctl {
 	var raise []state.Sysctl
 	for _, l := range n.Links {
 		// Tunnels learn nothing and are set to 0 by their backend.
-		if n.Forwards || l.AcceptRA != acceptUntilForwarding || slices.Contains(tunnels, l.Name) {
+		learns := l.Name == n.Uplink.Name || l.DefaultByRA
+		if n.Forwards || !learns || l.AcceptRA != acceptUntilForwarding || slices.Contains(tunnels, l.Name) {
 			continue
 		}
 		raise = append(raise, state.Sysctl{
