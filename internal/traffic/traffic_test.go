@@ -143,8 +143,10 @@ func TestForwarding(t *testing.T) {
 		in := inputs(traffic.Options{})
 		in.Node.Forwards = c.forwards
 		in.Node.Links = []facts.Link{
-			{Name: "eth0", AcceptRA: c.eth0}, {Name: "eth1", AcceptRA: c.eth1, DefaultByRA: true},
-			{Name: "flannel.1", AcceptRA: c.tunnel, DefaultByRA: true}, {Name: "docker0", AcceptRA: 1},
+			{Name: "eth0", AcceptRA: c.eth0},
+			{Name: "eth1", AcceptRA: c.eth1, DefaultByRA: true},
+			{Name: "flannel.1", AcceptRA: c.tunnel, DefaultByRA: true},
+			{Name: "docker0", AcceptRA: 1},
 		}
 		var got []string
 		for _, s := range traffic.Desire(in).Sysctls {
