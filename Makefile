@@ -50,15 +50,23 @@ test: ## every test: pure ones with the race detector, then drivers and scenario
 	@./scripts/deps.sh test
 	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
 	@$(PHASE) build $(MAKE) build
-	@failed=; for p in test-pure test-root lab; do $(PHASE) $$p $(MAKE) $$p || failed="$$failed $$p"; done; \
+	@failed=; for p in test-pure test-explorer test-root lab; do $(PHASE) $$p $(MAKE) $$p || failed="$$failed $$p"; done; \
 	printf '\n'; $(GO) run ./scripts/testsum -total $(RESULTS)/*.json || failed="$$failed tests"; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi
 
 .PHONY: test-pure
 test-pure: ## tests that need no root, with the race detector
 	@mkdir -p $(RESULTS)
-	@rooted=$$($(GO) list $(ROOTED) ./lab); \
-	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$rooted") | $(call SUM,pure)
+	@others=$$($(GO) list $(ROOTED) ./lab ./internal/explorer); \
+	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$others") | $(call SUM,pure)
+
+# The race detector makes schedules five times slower and finds what it finds in
+# the first few; the thousands run without it.
+.PHONY: test-explorer
+test-explorer: ## the schedule explorer: a few schedules with the race detector, many without
+	@mkdir -p $(RESULTS)
+	@$(GO) test -json -race -count=1 ./internal/explorer -run TestExplore -seeds 60 | $(call SUM,explorer-race)
+	@$(GO) test -json ./internal/explorer | $(call SUM,explorer)
 
 .PHONY: test-root
 test-root: ## driver tests in namespaces of their own

@@ -7,6 +7,7 @@ package addr
 import (
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 )
@@ -79,6 +80,21 @@ func (b *ByFamily[T]) Put(f Family, v T) {
 		b.v6 = v
 	}
 }
+
+// String lists the slots that are set, for people.
+func (b ByFamily[T]) String() string {
+	var zero T
+	var set []string
+	for _, f := range Families() {
+		if text := fmt.Sprint(b.At(f)); text != fmt.Sprint(zero) {
+			set = append(set, text)
+		}
+	}
+	return strings.Join(set, ",")
+}
+
+// LogValue implements slog.LogValuer.
+func (b ByFamily[T]) LogValue() slog.Value { return slog.StringValue(b.String()) }
 
 // Pair builds a ByFamily from both slots.
 func Pair[T any](ipv4, ipv6 T) ByFamily[T] { return ByFamily[T]{v4: ipv4, v6: ipv6} }

@@ -47,6 +47,19 @@ func TestByFamily(t *testing.T) {
 	}
 }
 
+func TestByFamilyForPeople(t *testing.T) {
+	ipv4, ipv6 := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")
+	for want, b := range map[string]addr.ByFamily[netip.Addr]{
+		"198.51.100.1,2001:db8::1": addr.Pair(ipv4, ipv6),
+		"2001:db8::1":              addr.Pair(netip.Addr{}, ipv6),
+		"":                         {},
+	} {
+		if got := b.LogValue().String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestHostAndMulticast(t *testing.T) {
 	if a := addr.Host(netip.MustParsePrefix("10.5.255.7/24"), 1); a != netip.MustParseAddr("10.5.255.1") {
 		t.Errorf("first host of 10.5.255.7/24 is %s", a)

@@ -62,8 +62,11 @@ func Parse(b []byte) (Network, error) {
 	}
 	d.findUnknown()
 	n.Warnings = d.warnings
-	if err := errors.Join(d.errs...); err != nil {
-		return Network{}, err
+	if len(d.errs) > 0 {
+		for _, w := range d.warnings { // a misspelt key may explain a missing one
+			d.errs = append(d.errs, errors.New(w))
+		}
+		return Network{}, errors.Join(d.errs...)
 	}
 	return n, nil
 }

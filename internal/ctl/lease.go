@@ -58,11 +58,20 @@ type leaseView struct {
 	Revision int64    `json:"revision"`
 }
 
+// backendOf is what the holder carries packets with. A reservation that nobody
+// has taken names no backend; read as flannel reads it, that is udp.
+func backendOf(l Lease) string {
+	if l.Reserved && l.Owner == "" && l.Offer.Backend == config.DefaultBackend {
+		return "-"
+	}
+	return l.Offer.Backend
+}
+
 func leaseViews(leases []Lease) []leaseView {
 	out := []leaseView{} // [] for programs, not null
 	for _, l := range leases {
 		v := leaseView{
-			Key: l.Key, Backend: l.Offer.Backend, Owner: l.Owner, Alive: l.Alive,
+			Key: l.Key, Backend: backendOf(l), Owner: l.Owner, Alive: l.Alive,
 			Kind: kindOf(l), TTL: int64(l.TTL / time.Second), Revision: l.Modified,
 		}
 		for _, p := range l.Prefixes() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -254,12 +255,13 @@ func (e *Engine) store(s report.Status) {
 		e.cfg.Event("ready", "ready")
 		return
 	}
+	why := strings.Join(s.NotReady, "; ")
 	if s.Pass.Passes == 0 { // a start takes its steps
-		e.cfg.Log.Info("starting", "waits", s.NotReady)
+		e.cfg.Log.Info("starting", "waits", why)
 	} else {
-		e.cfg.Log.Warn("not ready", "reasons", s.NotReady)
+		e.cfg.Log.Warn("not ready", "reasons", why)
 	}
-	e.cfg.Event("ready", fmt.Sprintf("not ready: %v", s.NotReady))
+	e.cfg.Event("ready", "not ready: "+why)
 }
 
 func (e *Engine) fillStore(s *report.Status) {

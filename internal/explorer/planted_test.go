@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/flannel-ng/flannel-ng/internal/explorer"
@@ -16,7 +17,7 @@ type tampered struct {
 	keep func(kv.Cmp) bool // which conditions of writes to leases survive
 	// hide keeps leases of others out of the first reading after a create.
 	hide    bool
-	created bool
+	created atomic.Bool
 }
 
 func isClaim(s kv.Span) bool   { return strings.Contains(s.Key, "/ng/claims/") }
@@ -31,15 +32,14 @@ func (c *tampered) Txn(ctx context.Context, t kv.Txn) (kv.TxnResult, error) {
 		t.If = slices.DeleteFunc(slices.Clone(t.If), func(x kv.Cmp) bool { return !c.keep(x) })
 	}
 	r, err := c.Conn.Txn(ctx, t)
-	c.created = c.hide && creates && err == nil && r.OK
+	c.created.Store(c.hide && creates && err == nil && r.OK)
 	return r, err
 }
 
 // Range implements kv.KV.
 func (c *tampered) Range(ctx context.Context, s kv.Span) (kv.RangeResult, error) {
 	r, err := c.Conn.Range(ctx, s)
-	if c.created && s.End != "" {
-		c.created = false
+	if s.End != "" && c.created.CompareAndSwap(true, false) {
 		newest := int64(0)
 		for _, e := range r.Entries {
 			newest = max(newest, e.Create)
