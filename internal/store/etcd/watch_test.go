@@ -282,6 +282,7 @@ func TestIncrementalEqualsList(t *testing.T) {
 			w.put(t, name, values[dice.IntN(len(values))], grants[dice.IntN(len(grants))])
 		}
 		w.put(t, "config", "end", 0)
+		wait(20 * time.Second) // until the store's own notes of what vanished are written
 		end := func(s lease.Snapshot) bool { return string(s.Config) == "end" }
 		got := early.Await(t, "the end", end)
 		want := storetest.Watch(t, w.store("h2")).Await(t, "the end", end)
