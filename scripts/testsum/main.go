@@ -188,7 +188,7 @@ func (s *summary) close() error {
 	for _, n := range s.skipped {
 		skips += n
 	}
-	s.printf("%d tests passed, %d failed, %d skipped\n", s.passed, len(s.failed), skips)
+	s.printf("%d passed, %d failed, %d skipped\n", s.passed, len(s.failed), skips)
 	for _, name := range s.failed {
 		s.printf("  failed: %s\n", name)
 	}

@@ -31,7 +31,7 @@ func TestSummary(t *testing.T) {
 	if err := s.close(); !errors.Is(err, errFailed) {
 		t.Errorf("a failed test ends with %v", err)
 	}
-	want := "1 tests passed, 1 failed, 1 skipped\n  failed: p TestA/one\n  skipped 1: needs root: namespaces\n"
+	want := "1 passed, 1 failed, 1 skipped\n  failed: p TestA/one\n  skipped 1: needs root: namespaces\n"
 	if !strings.HasSuffix(out.String(), want) {
 		t.Errorf("closing count:\n%s\nwant\n%s", out.String(), want)
 	}
