@@ -224,7 +224,7 @@ func (e *Engine) pass(ctx context.Context) error {
 	}
 	reasons := ownFailures(want, out)
 	if len(reasons) == 0 || want.File.Absent {
-		files := reconcile.Execute(ctx, []reconcile.Driver{e.cfg.Files}, &state.Set{Files: []state.File{want.File}}, false)
+		files := e.write(ctx, want.File)
 		reasons = append(reasons, describe(files.Failed())...)
 		out.Results = append(out.Results, files.Results...)
 	}

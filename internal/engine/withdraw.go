@@ -25,10 +25,14 @@ func (e *Engine) withdraw(ctx context.Context, in Inputs) {
 	case !heldByAnother(in, e.cfg.Previous):
 		return
 	}
-	gone := state.Set{Files: []state.File{{Path: e.cfg.Policy.SubnetFile, Absent: true}}}
-	files := reconcile.Execute(ctx, []reconcile.Driver{e.cfg.Files}, &gone, false)
+	files := e.write(ctx, state.File{Path: e.cfg.Policy.SubnetFile, Absent: true})
 	out.Results = append(out.Results, files.Results...)
 	e.note(out)
+}
+
+// write makes subnet.env what f says.
+func (e *Engine) write(ctx context.Context, f state.File) reconcile.Outcome {
+	return reconcile.Execute(ctx, []reconcile.Driver{e.cfg.Files}, &state.Set{Files: []state.File{f}}, false)
 }
 
 // heldByAnother says whether a live picture gives one of subnets to another

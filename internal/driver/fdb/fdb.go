@@ -92,13 +92,7 @@ func (d *Driver) read(ctx context.Context, c *nl.Conn, want *state.Set) (map[key
 
 // Apply implements reconcile.Driver.
 func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcile.Result {
-	c, err := nl.Dial()
-	if err != nil {
-		return kernel.Fail(changes, err)
-	}
-	defer func() { _ = c.Close() }()
-	x := kernel.NewIndexes(c, d.owner)
-	return kernel.Apply(ctx, c, changes, func(ch reconcile.Change) (nl.Request, error) {
+	return kernel.ApplyOnLinks(ctx, d.owner, changes, func(ch reconcile.Change, x *kernel.Indexes) (nl.Request, error) {
 		e, err := object(ch.Object)
 		if err != nil {
 			return nl.Request{}, err

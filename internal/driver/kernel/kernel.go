@@ -132,6 +132,21 @@ func Apply(
 	return results
 }
 
+// ApplyOnLinks is Apply for objects that stand on links of the owner, over a
+// connection of its own. build finds the links with its second argument.
+func ApplyOnLinks(
+	ctx context.Context, owner state.Owner, changes []reconcile.Change,
+	build func(reconcile.Change, *Indexes) (nl.Request, error),
+) []reconcile.Result {
+	c, err := nl.Dial()
+	if err != nil {
+		return Fail(changes, err)
+	}
+	defer func() { _ = c.Close() }()
+	x := NewIndexes(c, owner)
+	return Apply(ctx, c, changes, func(ch reconcile.Change) (nl.Request, error) { return build(ch, x) })
+}
+
 // Gone says whether a removal failed because there was nothing to remove.
 func Gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) ||
