@@ -11,8 +11,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.etcd.io/etcd/server/v3/embed"
 
-	"github.com/flannel-ng/flannel-ng/internal/control"
 	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 func TestMain(m *testing.M) {
@@ -77,7 +77,7 @@ func TestSocketIsTheDaemons(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := control.SocketPath(o.SubnetFile); got != o.ControlSocket {
+		if got := state.ControlSocket(o.SubnetFile); got != o.ControlSocket {
 			t.Errorf("flannelctl looks at %s, flanneld listens on %s", got, o.ControlSocket)
 		}
 	}

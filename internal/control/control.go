@@ -8,7 +8,6 @@ package control
 
 import (
 	"context"
-	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/report"
 )
@@ -31,10 +30,6 @@ type Source interface {
 	// Events lists what happened, oldest first.
 	Events() []report.Event
 }
-
-// SocketPath is where the daemon with this subnet file listens by default: beside
-// the file, named after it, so that several daemons on a host never meet.
-func SocketPath(subnetFile string) string { return strings.TrimSuffix(subnetFile, ".env") + ".sock" }
 
 // problem is the body of every answer that is not 200.
 type problem struct {

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flannel-ng/flannel-ng/internal/config"
-	"github.com/flannel-ng/flannel-ng/internal/control"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
@@ -94,7 +93,7 @@ Exit codes: 0 done, 1 error, 3 not ready (status).`,
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.socket, "socket", control.SocketPath(state.DefaultSubnetFile),
+	flags.StringVar(&a.socket, "socket", state.ControlSocket(state.DefaultSubnetFile),
 		"control socket of flanneld, its --control-socket")
 	flags.VarP(&a.output, "output", "o", "table for people, json for programs")
 	a.store.register(flags)

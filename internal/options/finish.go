@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 // finish fills in the defaults that depend on other values, and checks what
@@ -20,7 +22,7 @@ func (p *parser) finish() {
 		o.StateDir = stateDir(o.SubnetFile)
 	}
 	if o.ControlSocket == "" {
-		o.ControlSocket = strings.TrimSuffix(o.SubnetFile, ".env") + ".sock"
+		o.ControlSocket = state.ControlSocket(o.SubnetFile)
 	}
 	if (o.Etcd.CertFile == "") != (o.Etcd.KeyFile == "") {
 		p.refuse("--etcd-certfile and --etcd-keyfile: must be given together")

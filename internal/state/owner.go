@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math"
+	"strings"
 )
 
 // Protocol marks our routes, nexthops and neighbours (rtm_protocol,
@@ -23,6 +24,10 @@ type Owner struct {
 
 // DefaultSubnetFile is the path of the default instance (reference §1.1).
 const DefaultSubnetFile = "/run/flannel/subnet.env"
+
+// ControlSocket is where the daemon with this subnet file answers: beside the
+// file and named after it, so that several daemons on a host never meet.
+func ControlSocket(subnetFile string) string { return strings.TrimSuffix(subnetFile, ".env") + ".sock" }
 
 // OwnerOf derives the owner from the absolute path of the subnet file.
 func OwnerOf(subnetFile string) Owner {
