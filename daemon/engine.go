@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/backend"
 	backends "github.com/flannel-ng/flannel-ng/internal/backend/all"
 	drivers "github.com/flannel-ng/flannel-ng/internal/driver/all"
 	"github.com/flannel-ng/flannel-ng/internal/driver/file"
@@ -30,12 +32,20 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 	return engine.New(engine.Config{
 		World: w,
 		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
-			kernel := drivers.All(drivers.Options{Owner: owner, Networks: networks})
+			kernel := drivers.All(drivers.Options{
+				Owner: owner, Networks: networks, TakeOver: c.Options.TakeOver,
+				TunnelSocket: state.TunnelSocket(c.Options.SubnetFile),
+				HookJournal:  strings.TrimSuffix(c.Options.SubnetFile, ".env") + ".hooks.json",
+				Wake:         p.engine.Ring, Log: c.Log,
+			})
 			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log}))
 		},
-		Files:      file.New(),
-		NewBackend: backends.New,
-		Owner:      owner,
+		Files: file.New(),
+		NewBackend: func(s backend.Setup) (backend.Backend, []string, error) {
+			s.Commands = c.Options.AllowExtension
+			return backends.New(s)
+		},
+		Owner: owner,
 		Policy: engine.Policy{
 			Traffic: traffic.Options{
 				Masquerade: c.Options.IPMasq, RandomFully: c.Options.RandomFully, Forward: c.Options.ForwardRules,

@@ -33,6 +33,9 @@ type Setup struct {
 	Options  config.Backend // the Backend object of the network config
 	Owner    state.Owner
 	Families []addr.Family // enabled, IPv4 first
+	// Commands: the command line lets the network config name commands that
+	// run as root on this host.
+	Commands bool
 }
 
 // Entry lists a backend in backend/all.
@@ -45,4 +48,7 @@ type Entry struct {
 	// Adjacency says whether a backend with these options asks for
 	// facts.Node.Adjacent, which costs a lookup for every peer; nil: never.
 	Adjacency func(config.Backend) bool
+	// Startup names the command whose output Offer finds in
+	// facts.Node.Startup; nil: none is ever run.
+	Startup func(config.Backend) (state.Command, error)
 }

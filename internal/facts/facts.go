@@ -32,6 +32,9 @@ type Node struct {
 	// Routes are those that are not ours and that peers are reached by, as far
 	// as the backend asks for Adjacent.
 	Routes []Route
+	// Startup is what the backend's startup command printed, trimmed; it is run
+	// once for each start of the daemon (backend.Entry.Startup).
+	Startup string
 }
 
 // Link is an existing device.

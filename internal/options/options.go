@@ -21,8 +21,9 @@ import (
 // Options are checked values with their units in their types. The flag that a
 // field comes from is in its comment.
 type Options struct {
-	Etcd Etcd
-	Kube Kube
+	Etcd     Etcd
+	Embedded Embedded
+	Kube     Kube
 
 	Iface         []string                  // iface: names or addresses, in order
 	IfaceRegex    []*regexp.Regexp          // iface-regex, in order
@@ -40,6 +41,9 @@ type Options struct {
 	ForwardRules bool          // iptables-forward-rules
 	Resync       time.Duration // iptables-resync
 	Blackhole    bool          // ip-blackhole-route
+
+	TakeOver       bool // take-over
+	AllowExtension bool // allow-extension
 
 	Healthz netip.AddrPort // healthz-ip, healthz-port; port 0: off
 
@@ -63,6 +67,28 @@ type Etcd struct {
 	KeyFile   string
 	Username  string
 	Password  Secret
+}
+
+// Embedded says whether and how this host runs a member of the store itself.
+type Embedded struct {
+	Enabled   bool         // etcd-embedded
+	Dir       string       // etcd-embedded-dir, absolute; "": etcd in the state directory
+	Name      string       // etcd-embedded-name; "": the host name
+	Listen    netip.Addr   // etcd-embedded-listen: reachable by other hosts; zero: loopback only
+	Cluster   []EtcdMember // etcd-embedded-cluster: members of a new cluster; empty: this one alone
+	Join      []string     // etcd-embedded-join: client URLs of a running cluster
+	CertFile  string       // etcd-embedded-certfile, for clients and members
+	KeyFile   string       // etcd-embedded-keyfile
+	CAFile    string       // etcd-embedded-cafile: clients and members must show a certificate of it
+	Plaintext bool         // etcd-embedded-plaintext: allows no TLS beyond loopback
+	Seed      string       // etcd-embedded-seed: file with the network config of an empty store
+	QuotaMiB  int          // etcd-embedded-quota
+}
+
+// EtcdMember is one initial member of an embedded cluster.
+type EtcdMember struct {
+	Name    string
+	Address netip.Addr
 }
 
 // Kube says how leases come from Kubernetes.

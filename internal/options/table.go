@@ -165,6 +165,16 @@ func trafficRows() []row {
 			set: into(count(time.Second, 1, maxCount), func(o *Options) *time.Duration { return &o.Resync }),
 		},
 		{
+			name: "take-over", kind: boolean, preset: "false",
+			doc: "replace routes inside the cluster network that another program left on the uplink, and that lead elsewhere than ours should",
+			set: into(yesNo, func(o *Options) *bool { return &o.TakeOver }),
+		},
+		{
+			name: "allow-extension", kind: boolean, preset: "false",
+			doc: "let the network config name commands (backend extension): whoever may write it can then run anything as root on this host",
+			set: into(yesNo, func(o *Options) *bool { return &o.AllowExtension }),
+		},
+		{
 			name: "ip-blackhole-route", kind: boolean, preset: "false", doc: "keep a blackhole route for this host's own subnets",
 			set: into(yesNo, func(o *Options) *bool { return &o.Blackhole }),
 		},

@@ -29,6 +29,11 @@ const DefaultSubnetFile = "/run/flannel/subnet.env"
 // file and named after it, so that several daemons on a host never meet.
 func ControlSocket(subnetFile string) string { return strings.TrimSuffix(subnetFile, ".env") + ".sock" }
 
+// TunnelSocket is where the forwarder process of that daemon answers.
+func TunnelSocket(subnetFile string) string {
+	return strings.TrimSuffix(subnetFile, ".env") + ".tunnel.sock"
+}
+
 // OwnerOf derives the owner from the absolute path of the subnet file.
 func OwnerOf(subnetFile string) Owner {
 	if subnetFile == DefaultSubnetFile {

@@ -6,8 +6,9 @@ import "iter"
 func (s *Set) Objects() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
 		_ = walk(s.Links, yield) && walk(s.Sysctls, yield) && walk(s.Addresses, yield) &&
-			walk(s.Neighbours, yield) && walk(s.FDB, yield) && walk(s.Routes, yield) &&
-			walk(s.Filters, yield) && walk(s.Files, yield)
+			walk(s.Neighbours, yield) && walk(s.FDB, yield) && walk(s.Tunnels, yield) &&
+			walk(s.Ends, yield) && walk(s.Routes, yield) && walk(s.Filters, yield) &&
+			walk(s.Hooks, yield) && walk(s.Files, yield)
 	}
 }
 
@@ -28,8 +29,11 @@ func (s *Set) Append(o Set) {
 	s.Addresses = append(s.Addresses, o.Addresses...)
 	s.Neighbours = append(s.Neighbours, o.Neighbours...)
 	s.FDB = append(s.FDB, o.FDB...)
+	s.Tunnels = append(s.Tunnels, o.Tunnels...)
+	s.Ends = append(s.Ends, o.Ends...)
 	s.Routes = append(s.Routes, o.Routes...)
 	s.Filters = append(s.Filters, o.Filters...)
+	s.Hooks = append(s.Hooks, o.Hooks...)
 	s.Files = append(s.Files, o.Files...)
 	if o.MTU != 0 && (s.MTU == 0 || o.MTU < s.MTU) {
 		s.MTU = o.MTU

@@ -23,8 +23,10 @@ const (
 	KindAddress   Kind = "address"
 	KindNeighbour Kind = "neighbour"
 	KindFDB       Kind = "fdb"
+	KindTunnel    Kind = "tunnel"
 	KindRoute     Kind = "route"
 	KindFilter    Kind = "filter"
+	KindHook      Kind = "hook"
 	KindFile      Kind = "file"
 )
 
@@ -32,8 +34,8 @@ const (
 // allocation, because a large fabric has 100,000 of them.
 type Key struct {
 	Kind   Kind
-	Name   string       // link, sysctl path, filter name or file path
-	Prefix netip.Prefix // address, neighbour (host prefix), route
+	Name   string       // link, sysctl path, filter name, hook name or file path
+	Prefix netip.Prefix // address, neighbour (host prefix), route, peer of a tunnel
 	MAC    addr.MAC     // FDB
 }
 
@@ -51,8 +53,11 @@ type Set struct {
 	Addresses  []Address
 	Neighbours []Neighbour
 	FDB        []FDBEntry
+	Tunnels    []Tunnel
+	Ends       []TunnelEnd
 	Routes     []Route
 	Filters    []Filter
+	Hooks      []Hook
 	Files      []File
 
 	// MTU is the largest packet in bytes that a container may send; zero is
@@ -63,16 +68,35 @@ type Set struct {
 // LinkType is the kind of device, in the kernel's word (IFLA_INFO_KIND).
 type LinkType string
 
-// LinkVXLAN is a VXLAN device.
-const LinkVXLAN LinkType = "vxlan"
+// The link types.
+const (
+	LinkVXLAN LinkType = "vxlan"
+	// LinkTUN is a persistent TUN device without packet information: it and
+	// what stands on it outlive the process that reads it.
+	LinkTUN LinkType = "tun"
+)
+
+// Offload says who decides on a feature of a device.
+type Offload uint8
+
+// The decisions. OffloadAsFound leaves the feature as somebody set it, with
+// ethtool for example.
+const (
+	OffloadAsFound Offload = iota
+	OffloadOn
+	OffloadOff
+)
 
 // Link is a virtual device of ours. It is always wanted up.
 type Link struct {
 	Name  string
 	Type  LinkType
 	MTU   int      // bytes
-	MAC   addr.MAC // set at creation, kept for life
+	MAC   addr.MAC // set at creation, kept for life; zero for LinkTUN, which has none
 	VXLAN VXLAN    // if Type is LinkVXLAN
+	// TxChecksum is tx-checksumming of ethtool(8): whether transport checksums
+	// are left to hardware below.
+	TxChecksum Offload
 }
 
 // VXLAN holds the parameters of a VXLAN device (RFC 7348, ip-link(8)).
@@ -81,12 +105,19 @@ type VXLAN struct {
 	Port   uint16     // UDP destination; never zero here
 	Source netip.Addr // outer source: an address of Parent
 	Parent string     // underlay link
+	// GBP carries packet marks in the group policy extension
+	// (draft-smith-vxlan-group-policy); fixed at creation.
+	GBP      bool
+	Learning bool // learn remote MACs from received packets
 }
 
 // Key implements Object.
 func (l Link) Key() Key { return Key{Kind: KindLink, Name: l.Name} }
 
 func (l Link) String() string {
+	if l.Type == LinkTUN {
+		return fmt.Sprintf("link %s type tun mtu %d", l.Name, l.MTU)
+	}
 	return fmt.Sprintf("link %s type %s mtu %d address %s id %d dstport %d local %s dev %s",
 		l.Name, l.Type, l.MTU, l.MAC, l.VXLAN.VNI, l.VXLAN.Port, l.VXLAN.Source, l.VXLAN.Parent)
 }
@@ -207,6 +238,10 @@ func On(o Object) string {
 	case Neighbour:
 		return o.Link
 	case FDBEntry:
+		return o.Link
+	case Tunnel:
+		return o.Link
+	case TunnelEnd:
 		return o.Link
 	case Route:
 		return o.Link

@@ -6,6 +6,7 @@
 package all
 
 import (
+	"log/slog"
 	"net/netip"
 
 	"github.com/flannel-ng/flannel-ng/internal/driver/addr"
@@ -25,6 +26,17 @@ type Options struct {
 	Networks []netip.Prefix
 	// ClassicRoutes forgoes nexthop objects.
 	ClassicRoutes bool
+	// TakeOver replaces routes inside Networks that another program left on a
+	// foreign link.
+	TakeOver bool
+	// TunnelSocket is where the forwarder process answers (state.TunnelSocket).
+	TunnelSocket string
+	// HookJournal is the file that tells which commands were run and have to
+	// be undone.
+	HookJournal string
+	// Wake asks for a pass soon: something ended that no notification tells of.
+	Wake func()
+	Log  *slog.Logger
 }
 
 // All returns the drivers in the order of kinds. Firewall drivers follow them.
