@@ -7,6 +7,8 @@
 package backend
 
 import (
+	"net/netip"
+
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
@@ -33,6 +35,8 @@ type Setup struct {
 	Options  config.Backend // the Backend object of the network config
 	Owner    state.Owner
 	Families []addr.Family // enabled, IPv4 first
+	// Networks are the cluster networks of the enabled families.
+	Networks addr.ByFamily[netip.Prefix]
 	// Commands: the command line lets the network config name commands that
 	// run as root on this host.
 	Commands bool

@@ -335,7 +335,7 @@ func (e *Engine) configure(raw []byte) (reason string) {
 		return "error parsing subnet config: " + err.Error()
 	}
 	b, warnings, err := e.cfg.NewBackend(backend.Setup{
-		Options: network.Backend, Owner: e.cfg.Owner, Families: network.Families(),
+		Options: network.Backend, Owner: e.cfg.Owner, Families: network.Families(), Networks: networksOf(network),
 	})
 	if err != nil {
 		return "network config: " + err.Error()
@@ -350,6 +350,14 @@ func (e *Engine) configure(raw []byte) (reason string) {
 		e.warn("network config: " + w)
 	}
 	return ""
+}
+
+func networksOf(n config.Network) addr.ByFamily[netip.Prefix] {
+	var out addr.ByFamily[netip.Prefix]
+	for _, f := range n.Families() {
+		out.Put(f, n.Pools.At(f).Network)
+	}
+	return out
 }
 
 func (e *Engine) noticeChange(err error) {

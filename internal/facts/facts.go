@@ -35,6 +35,9 @@ type Node struct {
 	// Startup is what the backend's startup command printed, trimmed; it is run
 	// once for each start of the daemon (backend.Entry.Startup).
 	Startup string
+	// StartupPending says why Startup is not there yet; "": it is, or there is
+	// no such command.
+	StartupPending string
 }
 
 // Link is an existing device.
