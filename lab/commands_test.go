@@ -150,10 +150,10 @@ func start(_ context.Context, s *stage, c call) error {
 }
 
 // replace HOST [-- ARGS…]: flanneld takes over from the replayed flannel.
-func replace(_ context.Context, s *stage, c call) error {
+func replace(ctx context.Context, s *stage, c call) error {
 	names, args := c.dashes()
 	return s.each(names, func(h *lab.Host) error {
-		return errors.Join(h.Replace(), h.Start(context.Background(), args...))
+		return errors.Join(h.Replace(ctx), h.Start(context.Background(), args...))
 	})
 }
 

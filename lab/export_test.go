@@ -20,9 +20,9 @@ type Trace struct {
 	IPTables       addr.ByFamily[string]
 }
 
-// TraceOf renders a host.
-func TraceOf(sides map[addr.Family]Side) Trace {
-	var t trace
+// TraceOf renders a host with a backend of that type.
+func TraceOf(kind string, sides map[addr.Family]Side) Trace {
+	t := trace{carrier: traceCarrier{kind: kind}}
 	for f, s := range sides {
 		t.sides.Put(f, traceSide{network: s.Network, subnet: s.Subnet, public: s.Public, mac: s.MAC})
 	}
@@ -36,7 +36,7 @@ func TraceOf(sides map[addr.Family]Side) Trace {
 // ParsePeer reads a lease as the replay does, and renders it again.
 func ParsePeer(p Pair) (Pair, error) {
 	peer, err := parseTracePeer(p)
-	return trace{sides: peer.sides}.lease(), err
+	return trace{carrier: traceCarrier{kind: peer.kind}, sides: peer.sides}.lease(), err
 }
 
 // Place is a place on the underlay.

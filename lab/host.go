@@ -125,6 +125,9 @@ func (h *Host) abandon(ctx context.Context) error {
 		h.supervisor.close()
 		h.supervisor = nil
 	}
+	if h.replay != nil {
+		return h.replay.forwarder.end(ctx)
+	}
 	if h.daemon == nil || !h.daemon.running() {
 		return nil
 	}
@@ -239,13 +242,14 @@ func (h *Host) Readdress(ctx context.Context, to netip.Addr) error {
 }
 
 // Replace ends the replay: from now on flanneld runs here, and finds what plain
-// flannel left.
-func (h *Host) Replace() error {
+// flannel left (a stopped flannel takes only the udp backend's device along).
+func (h *Host) Replace(ctx context.Context) error {
 	if h.replay == nil {
 		return fmt.Errorf("%s does not replay flannel", h.Name)
 	}
+	forwarder := h.replay.forwarder
 	h.replay = nil
-	return nil
+	return forwarder.end(ctx)
 }
 
 // Docker does to the firewall what dockerd does: FORWARD drops what nobody

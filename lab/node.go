@@ -38,6 +38,9 @@ func newNode(ctx context.Context, s *spawner, labBinary, name string) (*Node, er
 	cmd := exec.CommandContext(ctx, labBinary, "pause", name)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS,
+		// When the lab dies its standard input closes, and it ends by itself,
+		// after what runs inside. A kill would leave that behind.
+		Pdeathsig: syscall.SIGTERM,
 	}
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()

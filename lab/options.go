@@ -89,6 +89,26 @@ func (o Options) netConf() (string, error) {
 	return string(text), nil
 }
 
+// carrier reads the backend back from the network config. Plain flannel routes
+// directly only to neighbours; without a type it takes udp.
+func (o Options) carrier() (traceCarrier, error) {
+	text, err := o.netConf()
+	if err != nil {
+		return traceCarrier{}, err
+	}
+	var conf struct {
+		Backend struct {
+			Type          string
+			DirectRouting bool
+		}
+	}
+	conf.Backend.Type = kindUDP
+	if err := json.Unmarshal([]byte(text), &conf); err != nil {
+		return traceCarrier{}, fmt.Errorf("network config: %w", err)
+	}
+	return traceCarrier{kind: conf.Backend.Type, direct: conf.Backend.DirectRouting && o.Underlay != Routed}, nil
+}
+
 // ParseFamilies reads "4", "6" or "dual".
 func ParseFamilies(s string) ([]addr.Family, error) {
 	switch s {

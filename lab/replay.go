@@ -19,6 +19,8 @@ type replay struct {
 	host  *Host
 	trace trace
 	peers map[string]tracePeer // by etcd key, what the last sync installed
+
+	forwarder *standIn // of the udp backend
 }
 
 // newReplay picks subnets and MACs; flannel draws them by lot.
@@ -27,26 +29,50 @@ func newReplay(h *Host) *replay {
 }
 
 func (r *replay) start(ctx context.Context) error {
-	r.trace = r.pick()
+	var err error
+	if r.trace, err = r.pick(); err != nil {
+		return err
+	}
 	if err := r.host.fabric.Etcd.putLease(ctx, r.trace.lease(), 24*time.Hour); err != nil {
 		return err
 	}
 	if err := r.writeSubnetFile(); err != nil {
 		return err
 	}
-	for _, f := range r.trace.families() {
-		if err := r.device(ctx, f); err != nil {
-			return fmt.Errorf("replay on %s: %w", r.host.Name, err)
-		}
+	if err := r.devices(ctx); err != nil {
+		return fmt.Errorf("replay on %s: %w", r.host.Name, err)
 	}
 	return r.rules(ctx)
 }
 
-func (r *replay) pick() trace {
+func (r *replay) devices(ctx context.Context) error {
+	switch r.trace.carrier.kind {
+	case kindVXLAN:
+		for _, f := range r.trace.families() {
+			if err := r.device(ctx, f); err != nil {
+				return err
+			}
+		}
+		return nil
+	case kindUDP:
+		return r.forward(ctx)
+	default:
+		return nil
+	}
+}
+
+func (r *replay) pick() (trace, error) {
 	o := r.host.fabric.Options
 	t := trace{nftables: o.Firewall == NFTables}
+	var err error
+	if t.carrier, err = o.carrier(); err != nil {
+		return t, err
+	}
 	third := byte(200 + r.host.Index)
 	for _, f := range o.Families {
+		if f == addr.IPv6 && !t.carrier.dualStack() {
+			continue
+		}
 		side := traceSide{
 			network: clusterNetwork(f),
 			public:  r.host.Underlay(f),
@@ -61,7 +87,10 @@ func (r *replay) pick() trace {
 		}
 		t.sides.Put(f, side)
 	}
-	return t
+	if len(t.families()) == 0 {
+		return t, fmt.Errorf("replay on %s: plain flannel's backend %s knows no IPv6", r.host.Name, t.carrier.kind)
+	}
+	return t, nil
 }
 
 func (r *replay) writeSubnetFile() error {
@@ -129,7 +158,7 @@ func (r *replay) sync(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("plain flannel on %s would withdraw all routes: %w", r.host.Name, err)
 		}
-		if p.Key != r.trace.lease().Key && peer.backend == "vxlan" {
+		if p.Key != r.trace.lease().Key && r.trace.carrier.heeds(peer.kind) {
 			want[p.Key] = peer
 		}
 	}
@@ -138,26 +167,27 @@ func (r *replay) sync(ctx context.Context) error {
 
 // program removes the peers that went or changed, and adds the rest.
 func (r *replay) program(ctx context.Context, want map[string]tracePeer) error {
-	var ip, bridge []string
+	var lines traceLines
 	for key, old := range r.peers {
 		if want[key] != old {
-			lines, fdb := old.remove(r.trace.families())
-			ip, bridge = append(ip, lines...), append(bridge, fdb...)
+			lines.append(r.trace.remove(old))
 		}
 	}
 	for key, peer := range want {
 		if r.peers[key] != peer {
-			lines, fdb := peer.add(r.trace.families())
-			ip, bridge = append(ip, lines...), append(bridge, fdb...)
+			lines.append(r.trace.add(peer))
 		}
 	}
-	if err := r.host.ip(ctx, ip...); err != nil {
+	if err := r.host.ip(ctx, lines.ip...); err != nil {
 		return err
 	}
-	if len(bridge) > 0 {
-		if err := r.host.feed(ctx, strings.Join(bridge, "\n")+"\n", "bridge", "-batch", "-"); err != nil {
+	if len(lines.bridge) > 0 {
+		if err := r.host.feed(ctx, strings.Join(lines.bridge, "\n")+"\n", "bridge", "-batch", "-"); err != nil {
 			return err
 		}
+	}
+	if err := r.forwarder.tell(lines.forwarder); err != nil {
+		return fmt.Errorf("replay on %s: %w", r.host.Name, err)
 	}
 	r.peers = want
 	return nil

@@ -31,7 +31,9 @@ func (s *spawner) start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if cmd.SysProcAttr.Pdeathsig == 0 {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	cmd.SysProcAttr.Setpgid = true // an interrupt on the terminal is for the lab alone
 	started := make(chan error, 1)
 	s.jobs <- func() { started <- cmd.Start() }

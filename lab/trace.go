@@ -1,21 +1,54 @@
 package lab
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 )
 
-// trace is what one plain flannel host with the vxlan backend and --ip-masq
-// leaves in etcd, on disk and in the firewall. Text only: the test compares it
-// with the recordings byte for byte.
+// trace is what one plain flannel host with --ip-masq leaves in etcd, on disk
+// and in the firewall. Text only: the test compares it with the recordings byte
+// for byte.
 type trace struct {
+	carrier  traceCarrier
 	sides    addr.ByFamily[traceSide]
 	nftables bool
+}
+
+// traceCarrier is the Backend part of a network config.
+type traceCarrier struct {
+	kind   string // Type
+	direct bool   // DirectRouting
+}
+
+// Types of backends that are replayed.
+const (
+	kindVXLAN  = "vxlan"
+	kindHostGW = "host-gw"
+	kindUDP    = "udp"
+	kindAlloc  = "alloc"
+)
+
+// dualStack says whether flannel's backend knows IPv6.
+func (c traceCarrier) dualStack() bool { return c.kind == kindVXLAN || c.kind == kindHostGW }
+
+// heeds says whether flannel, with this backend, makes use of a lease of that one.
+func (c traceCarrier) heeds(kind string) bool {
+	return c.kind == kindUDP || c.kind != kindAlloc && c.kind == kind
+}
+
+// mtu is what flannel puts into the subnet file for an uplink of 1500.
+func (c traceCarrier) mtu() int {
+	switch c.kind {
+	case kindVXLAN:
+		return 1450
+	case kindUDP:
+		return 1472
+	default:
+		return 1500
+	}
 }
 
 // traceSide is one family of a trace; a zero subnet means not enabled.
@@ -54,24 +87,32 @@ func traceDeviceMTU(f addr.Family) int {
 func (t trace) lease() Pair {
 	ipv4, ipv6 := t.sides.At(addr.IPv4), t.sides.At(addr.IPv6)
 	key, public, public6, data := "0.0.0.0-0", "0.0.0.0", "null", ""
+	if t.carrier.dualStack() { // the others write no type
+		data = fmt.Sprintf(`,"BackendType":%q`, t.carrier.kind)
+	}
 	if ipv4.subnet.IsValid() {
 		key, public = dashed(ipv4.subnet), ipv4.public.String()
-		data = `,"BackendData":` + ipv4.backendData()
+		data += t.backendData("BackendData", ipv4)
 	}
 	if ipv6.subnet.IsValid() {
 		key += "&" + dashed(ipv6.subnet)
 		public6 = fmt.Sprintf("%q", ipv6.public)
-		data += `,"BackendV6Data":` + ipv6.backendData()
+		data += t.backendData("BackendV6Data", ipv6)
 	}
 	return Pair{
 		Key:   Prefix + "/subnets/" + key,
-		Value: fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":%s,"BackendType":"vxlan"%s}`, public, public6, data),
+		Value: fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":%s%s}`, public, public6, data),
 	}
 }
 
 func dashed(p netip.Prefix) string { return strings.Replace(p.String(), "/", "-", 1) }
 
-func (s traceSide) backendData() string { return fmt.Sprintf(`{"VNI":1,"VtepMAC":%q}`, s.mac) }
+func (t trace) backendData(name string, s traceSide) string {
+	if t.carrier.kind != kindVXLAN {
+		return ""
+	}
+	return fmt.Sprintf(`,%q:{"VNI":1,"VtepMAC":%q}`, name, s.mac)
+}
 
 func (t trace) subnetEnv() string {
 	var b strings.Builder
@@ -83,7 +124,7 @@ func (t trace) subnetEnv() string {
 		gateway := netip.PrefixFrom(side.subnet.Addr().Next(), side.subnet.Bits())
 		fmt.Fprintf(&b, "FLANNEL_%sNETWORK=%s\nFLANNEL_%sSUBNET=%s\n", infix, side.network, infix, gateway)
 	}
-	b.WriteString("FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n")
+	fmt.Fprintf(&b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=true\n", t.carrier.mtu())
 	return b.String()
 }
 
@@ -148,83 +189,3 @@ const nftBody = `	chain postrtg {
 		IP daddr NET accept
 	}
 `
-
-// tracePeer is another host's lease as plain flannel reads it. Comparable.
-type tracePeer struct {
-	backend string
-	sides   addr.ByFamily[traceSide]
-}
-
-// leaseKey is the pattern of keys that flannel can read.
-func leaseKey() *regexp.Regexp {
-	return regexp.MustCompile(`^` + regexp.QuoteMeta(Prefix) +
-		`/subnets/(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?$`)
-}
-
-func parseTracePeer(p Pair) (tracePeer, error) {
-	m := leaseKey().FindStringSubmatch(p.Key)
-	if m == nil {
-		return tracePeer{}, fmt.Errorf("key %s is no lease", p.Key)
-	}
-	var v struct {
-		PublicIP, PublicIPv6       netip.Addr
-		BackendType                string
-		BackendData, BackendV6Data struct{ VtepMAC string }
-	}
-	if err := json.Unmarshal([]byte(p.Value), &v); err != nil {
-		return tracePeer{}, fmt.Errorf("value of %s: %w", p.Key, err)
-	}
-	peer := tracePeer{backend: v.BackendType}
-	for f, in := range map[addr.Family]struct {
-		subnet, mac string
-		public      netip.Addr
-	}{
-		addr.IPv4: {m[1] + "/" + m[2], v.BackendData.VtepMAC, v.PublicIP},
-		addr.IPv6: {m[3] + "/" + m[4], v.BackendV6Data.VtepMAC, v.PublicIPv6},
-	} {
-		if in.mac == "" {
-			continue
-		}
-		subnet, err := netip.ParsePrefix(in.subnet)
-		if err != nil {
-			return tracePeer{}, fmt.Errorf("key %s: %w", p.Key, err)
-		}
-		mac, err := addr.ParseMAC(in.mac)
-		if err != nil {
-			return tracePeer{}, fmt.Errorf("value of %s: %w", p.Key, err)
-		}
-		peer.sides.Put(f, traceSide{subnet: subnet, public: in.public, mac: mac})
-	}
-	return peer, nil
-}
-
-// add returns the lines for ip and for bridge that install the peer.
-func (p tracePeer) add(families []addr.Family) (ip, bridge []string) {
-	for _, f := range families {
-		side, dev := p.sides.At(f), traceDevice(f)
-		if !side.subnet.IsValid() {
-			continue
-		}
-		base := side.subnet.Addr()
-		ip = append(ip,
-			fmt.Sprintf("neigh replace %s lladdr %s dev %s nud permanent", base, side.mac, dev),
-			fmt.Sprintf("route replace %s via %s dev %s onlink", side.subnet, base, dev))
-		bridge = append(bridge, fmt.Sprintf("fdb replace %s dev %s dst %s self permanent", side.mac, dev, side.public))
-	}
-	return ip, bridge
-}
-
-// remove returns the lines that take the peer out again.
-func (p tracePeer) remove(families []addr.Family) (ip, bridge []string) {
-	for _, f := range families {
-		side, dev := p.sides.At(f), traceDevice(f)
-		if !side.subnet.IsValid() {
-			continue
-		}
-		ip = append(ip,
-			fmt.Sprintf("route del %s dev %s", side.subnet, dev),
-			fmt.Sprintf("neigh del %s dev %s", side.subnet.Addr(), dev))
-		bridge = append(bridge, fmt.Sprintf("fdb del %s dev %s dst %s self", side.mac, dev, side.public))
-	}
-	return ip, bridge
-}

@@ -26,6 +26,17 @@ func recorded(t *testing.T, name string) map[string]string {
 	return files
 }
 
+// noMAC is for backends without tunnel devices.
+const noMAC = "00:00:00:00:00:00"
+
+// backendOf is the type of a recording's backend: its name without the variant.
+func backendOf(name string) string {
+	for _, variant := range []string{"-nftables", "-dual-stack", "-direct-routing"} {
+		name = strings.TrimSuffix(name, variant)
+	}
+	return name
+}
+
 func side(network, subnet, public, mac string) lab.Side {
 	m, err := addr.ParseMAC(mac)
 	if err != nil {
@@ -49,9 +60,25 @@ func TestReplayMatchesRecordings(t *testing.T) {
 			addr.IPv4: side("10.5.0.0/16", "10.5.14.0/24", "198.51.100.1", "0e:ba:5b:2f:68:8d"),
 			addr.IPv6: side("fc00:5::/48", "fc00:5:0:44::/64", "2001:db8::1", "32:e0:2f:be:b2:bf"),
 		},
+		"vxlan-direct-routing": {
+			addr.IPv4: side("10.5.0.0/16", "10.5.13.0/24", "198.51.100.1", "d6:93:df:07:41:fa"),
+		},
+		"host-gw": {
+			addr.IPv4: side("10.5.0.0/16", "10.5.25.0/24", "198.51.100.1", noMAC),
+		},
+		"host-gw-dual-stack": {
+			addr.IPv4: side("10.5.0.0/16", "10.5.77.0/24", "198.51.100.1", noMAC),
+			addr.IPv6: side("fc00:5::/48", "fc00:5:0:3::/64", "2001:db8::1", noMAC),
+		},
+		"udp": {
+			addr.IPv4: side("10.5.0.0/16", "10.5.37.0/24", "198.51.100.1", noMAC),
+		},
+		"alloc": {
+			addr.IPv4: side("10.5.0.0/16", "10.5.32.0/24", "198.51.100.1", noMAC),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want, got := recorded(t, name), lab.TraceOf(sides)
+			want, got := recorded(t, name), lab.TraceOf(backendOf(name), sides)
 			if lease := got.Lease.Key + "\n" + got.Lease.Value + "\n"; !strings.Contains(want["etcd"], lease) {
 				t.Errorf("lease\n%sis not in the recording\n%s", lease, want["etcd"])
 			}
@@ -82,7 +109,7 @@ func sameRules(t *testing.T, got, want string) {
 }
 
 func TestReplayReadsWhatItWrites(t *testing.T) {
-	for _, name := range []string{"vxlan", "vxlan-dual-stack"} {
+	for _, name := range []string{"vxlan", "vxlan-dual-stack", "host-gw", "host-gw-dual-stack", "udp", "alloc"} {
 		lines := strings.Split(recorded(t, name)["etcd"], "\n")
 		for i := 2; i+1 < len(lines); i += 2 {
 			want := lab.Pair{Key: lines[i], Value: lines[i+1]}

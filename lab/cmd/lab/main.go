@@ -1,5 +1,5 @@
 // Command lab runs the pieces of the lab that have to be processes of their
-// own (pause, etcd) and the demo. It owns flags and exit codes only.
+// own (pause, etcd, flannel-udp) and the demo. It owns flags and exit codes only.
 package main
 
 import (
@@ -13,7 +13,9 @@ import (
 
 var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, proof that it carries
        lab pause NAME        hold the namespaces of a node (used by the lab)
-       lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)`)
+       lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)
+       lab flannel-udp DEVICE ADDRESS LISTEN
+                             forward as plain flannel's udp backend does (used by the lab)`)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -36,6 +38,8 @@ func run(ctx context.Context, args []string) error {
 		return pause(args[1:])
 	case "etcd":
 		return serveEtcd(ctx, args[1:])
+	case "flannel-udp":
+		return flannelUDP(ctx, args[1:])
 	default:
 		return errUsage
 	}

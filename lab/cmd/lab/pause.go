@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // pause makes the node that it was born into (own network, mount and UTS
 // namespace) private, says so on standard output, and holds it until standard
-// input closes: also when the lab dies without saying goodbye.
+// input closes: also when the lab dies without saying goodbye. It takes along
+// what was started inside.
 func pause(args []string) error {
 	if len(args) != 1 {
 		return errUsage
@@ -29,6 +33,44 @@ func pause(args []string) error {
 	if _, err := fmt.Println("ready"); err != nil {
 		return err
 	}
-	_, err := io.Copy(io.Discard, os.Stdin)
-	return err
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return fmt.Errorf("wait for the end: %w", err)
+	}
+	return sweep()
+}
+
+// sweep kills what still runs in the node's network namespace, which is nobody
+// else's: a forwarder outlives the daemon that started it, and is no child of
+// the lab.
+func sweep() error {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return fmt.Errorf("own namespace: %w", err)
+	}
+	for {
+		killed, err := killOthers(own)
+		if err != nil || killed == 0 {
+			return err
+		}
+	}
+}
+
+func killOthers(netns string) (killed int, err error) {
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return 0, fmt.Errorf("list processes: %w", err)
+	}
+	for _, link := range links {
+		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+		if err != nil || pid == os.Getpid() || pid == os.Getppid() {
+			continue // a thread of the lab may have been left inside
+		}
+		if in, err := os.Readlink(link); err != nil || in != netns {
+			continue // gone, a zombie, or not ours
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err == nil {
+			killed++
+		}
+	}
+	return killed, nil
 }
