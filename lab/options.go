@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -30,6 +31,7 @@ type Options struct {
 	// but its recorded traces in etcd and the kernel.
 	Replayed int
 	Binaries Binaries
+	Backend  string // type of the backend; "" is vxlan
 	// NetConf replaces the network config, if not empty.
 	NetConf string
 }
@@ -69,7 +71,7 @@ func (o Options) netConf() (string, error) {
 	if o.NetConf != "" {
 		return o.NetConf, nil
 	}
-	conf := map[string]any{"Backend": map[string]any{"Type": "vxlan"}}
+	conf := map[string]any{"Backend": map[string]any{"Type": cmp.Or(o.Backend, "vxlan")}}
 	if !o.has(addr.IPv4) {
 		conf["EnableIPv4"] = false
 	} else {
