@@ -469,9 +469,12 @@ func readdr(ctx context.Context, s *stage, c call) error {
 	return h.Readdress(ctx, to)
 }
 
-// etcd put KEY VALUE | del KEY | list, with keys below the prefix.
+// etcd put KEY VALUE | del KEY | list, with keys below the prefix unless they are absolute.
 func etcd(ctx context.Context, s *stage, c call) error {
-	key := lab.Prefix + "/" + c.arg(1)
+	key := c.arg(1)
+	if !strings.HasPrefix(key, "/") {
+		key = lab.Prefix + "/" + key
+	}
 	switch c.arg(0) {
 	case "put":
 		return s.fabric.Etcd.Put(ctx, key, c.arg(2))

@@ -33,14 +33,15 @@ func (f *Fabric) Attach(ctx context.Context, h *Host, name string) (*Container, 
 	c := &Container{Node: node, Host: h, MTU: env["FLANNEL_MTU"]}
 	f.containers = append(f.containers, c)
 	h.ports++
-	outer := []string{"link add cni0 type bridge mcast_snooping 0"}
+	bridge := h.bridge()
+	outer := []string{"link add " + bridge + " type bridge mcast_snooping 0"}
 	if h.ports > 1 {
 		outer = nil
 	}
-	veth := fmt.Sprintf("veth%d", h.ports)
+	veth := fmt.Sprintf("veth%d%s", h.ports, h.suffix())
 	outer = append(outer, fmt.Sprintf("link add %s mtu %s type veth peer name eth0 mtu %s netns %d",
 		veth, c.MTU, c.MTU, c.PID()),
-		"link set "+veth+" master cni0 up", "link set cni0 mtu "+c.MTU+" up")
+		"link set "+veth+" master "+bridge+" up", "link set "+bridge+" mtu "+c.MTU+" up")
 	inner := []string{"link set lo up", "link set eth0 up"}
 	err = f.families(func(fam addr.Family) error {
 		gateway, err := h.Gateway(fam)
@@ -48,7 +49,7 @@ func (f *Fabric) Attach(ctx context.Context, h *Host, name string) (*Container, 
 			return err
 		}
 		c.addr.Put(fam, offset(gateway.Addr(), h.ports))
-		outer = append(outer, fmt.Sprintf("addr replace %s dev cni0%s", gateway, nodad(fam)))
+		outer = append(outer, fmt.Sprintf("addr replace %s dev %s%s", gateway, bridge, nodad(fam)))
 		inner = append(inner,
 			fmt.Sprintf("addr add %s dev eth0%s", netip.PrefixFrom(c.Addr(fam), gateway.Bits()), nodad(fam)),
 			fmt.Sprintf("route add default via %s", gateway.Addr()))

@@ -71,7 +71,7 @@ func (h *Host) Files() (string, error) {
 	for _, dir := range []string{"/run", "/var/lib"} {
 		root := h.Path(dir)
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || path == h.Path(LogFile) {
+			if err != nil || path == h.Path(h.LogFile()) {
 				return err
 			}
 			line := d.Type().String() + " " + dir + strings.TrimPrefix(path, root)
@@ -120,9 +120,9 @@ func (f *Fabric) Dump(ctx context.Context, w io.Writer) {
 			_, _ = fmt.Fprintf(w, "%s\n%s\n", p.Key, p.Value)
 		}
 	}
-	for _, h := range f.Hosts {
+	for _, h := range f.daemons() {
 		status, err := h.Flannelctl(ctx, "status")
-		env, _ := os.ReadFile(h.Path(SubnetFile))
+		env, _ := os.ReadFile(h.Path(h.SubnetFile()))
 		_, _ = fmt.Fprintf(w, "=== %s status (%v)\n%s--- subnet.env\n%s--- log\n%s--- kernel\n%s",
 			h.Name, err, status, env, h.Log(), h.Kernel(ctx))
 	}

@@ -51,14 +51,27 @@ func New(ctx context.Context, o Options) (*Fabric, error) {
 	return f, f.startEtcd(ctx)
 }
 
-// Host finds a host by name.
+// Host finds a host by name, or an instance on it (h1:b), which it makes.
 func (f *Fabric) Host(name string) (*Host, error) {
+	host, letter := hostAndInstance(name)
 	for _, h := range f.Hosts {
-		if h.Name == name {
+		if h.Name == host && letter == "" {
 			return h, nil
+		}
+		if h.Name == host {
+			return h.Instance(letter)
 		}
 	}
 	return nil, fmt.Errorf("no host %q in this fabric", name)
+}
+
+// daemons are the hosts and the instances on them.
+func (f *Fabric) daemons() []*Host {
+	var all []*Host
+	for _, h := range f.Hosts {
+		all = append(append(all, h), h.instances...)
+	}
+	return all
 }
 
 // Container finds a container by name.

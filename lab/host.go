@@ -26,20 +26,20 @@ type Host struct {
 	replay     *replay                   // nil: runs flanneld
 	moved      addr.ByFamily[netip.Addr] // underlay address after Readdress
 	ports      int                       // containers attached so far
-}
 
-// Paths inside a host.
-const (
-	SubnetFile = "/run/flannel/subnet.env"
-	LogFile    = "/run/flanneld.log"
-	healthAddr = "127.0.0.1:8081"
-)
+	base      *Host   // the first daemon's, for an instance
+	instance  string  // letter, empty for the first
+	instances []*Host // others on this machine
+}
 
 // Replayed says whether the host stands for plain flannel.
 func (h *Host) Replayed() bool { return h.replay != nil }
 
 // Underlay is the host's uplink address.
 func (h *Host) Underlay(f addr.Family) netip.Addr {
+	if h.base != nil {
+		return h.base.Underlay(f)
+	}
 	if a := h.moved.At(f); a.IsValid() {
 		return a
 	}
@@ -48,11 +48,15 @@ func (h *Host) Underlay(f addr.Family) netip.Addr {
 
 // daemonArgs is how the lab calls flanneld, before what the caller adds.
 func (h *Host) daemonArgs() []string {
-	return []string{
+	args := []string{
 		h.fabric.Options.Binaries.Flanneld,
 		"--etcd-endpoints=" + h.fabric.Etcd.Endpoint,
-		"--healthz-ip=127.0.0.1", "--healthz-port=8081",
+		"--healthz-ip=127.0.0.1", fmt.Sprintf("--healthz-port=%d", h.healthPort()),
 	}
+	if h.instance != "" { // the first one runs with the defaults
+		args = append(args, "--etcd-prefix="+h.Prefix(), "--subnet-file="+h.SubnetFile())
+	}
+	return args
 }
 
 // Start starts flanneld with extra arguments and does not wait for it. A
@@ -64,7 +68,7 @@ func (h *Host) Start(ctx context.Context, args ...string) error {
 	if h.daemon != nil && h.daemon.running() {
 		return fmt.Errorf("flanneld on %s runs already", h.Name)
 	}
-	log, err := os.OpenFile(h.Path(LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(h.Path(h.LogFile()), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("log of %s: %w", h.Name, err)
 	}
@@ -74,10 +78,10 @@ func (h *Host) Start(ctx context.Context, args ...string) error {
 	if h.supervisor != nil {
 		h.supervisor.close()
 	}
-	if h.supervisor, err = supervise(h.Node); err != nil {
+	if h.supervisor, err = supervise(h); err != nil {
 		return err
 	}
-	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+notifySocket)
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+h.notifySocket())
 	h.daemon, err = h.spawn.background(cmd)
 	return err
 }
@@ -121,6 +125,11 @@ func (h *Host) Kill(ctx context.Context) error {
 
 // abandon ends what still runs, without asking how it went.
 func (h *Host) abandon(ctx context.Context) error {
+	for _, i := range h.instances {
+		if err := i.abandon(ctx); err != nil {
+			return err
+		}
+	}
 	if h.supervisor != nil {
 		h.supervisor.close()
 		h.supervisor = nil
@@ -153,7 +162,7 @@ func (h *Host) get(ctx context.Context, path string) error {
 			return h.Dial(ctx, Origin{}, network, address)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+healthAddr+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", h.healthPort(), path), nil)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", h.Name, err)
 	}
@@ -181,7 +190,7 @@ func (h *Host) WaitReady(ctx context.Context) error {
 
 // SubnetEnv reads the host's subnet file.
 func (h *Host) SubnetEnv() (map[string]string, error) {
-	text, err := os.ReadFile(h.Path(SubnetFile))
+	text, err := os.ReadFile(h.Path(h.SubnetFile()))
 	if err != nil {
 		return nil, fmt.Errorf("subnet file of %s: %w", h.Name, err)
 	}
@@ -215,7 +224,7 @@ func (h *Host) Gateway(f addr.Family) (netip.Prefix, error) {
 
 // Log is what flanneld wrote so far, over all its starts.
 func (h *Host) Log() string {
-	text, err := os.ReadFile(h.Path(LogFile))
+	text, err := os.ReadFile(h.Path(h.LogFile()))
 	if err != nil {
 		return err.Error()
 	}
@@ -224,7 +233,7 @@ func (h *Host) Log() string {
 
 // Flannelctl runs flannelctl on the host.
 func (h *Host) Flannelctl(ctx context.Context, args ...string) (string, error) {
-	return h.Run(ctx, append([]string{h.fabric.Options.Binaries.Flannelctl}, args...)...)
+	return h.Run(ctx, append([]string{h.fabric.Options.Binaries.Flannelctl, "--socket=" + h.controlSocket()}, args...)...)
 }
 
 // Readdress gives the uplink another address, as a new DHCP lease would: the

@@ -94,7 +94,7 @@ func (r *replay) pick() (trace, error) {
 }
 
 func (r *replay) writeSubnetFile() error {
-	path := r.host.Path(SubnetFile)
+	path := r.host.Path(r.host.SubnetFile())
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("replay on %s: %w", r.host.Name, err)
 	}

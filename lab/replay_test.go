@@ -51,7 +51,7 @@ func compareReplay(t *testing.T, want map[string]string, bin lab.Binaries) {
 		etcd.WriteString(p.Key + "\n" + p.Value + "\n")
 	}
 	h := f.Hosts[0]
-	env, err := os.ReadFile(h.Path(lab.SubnetFile))
+	env, err := os.ReadFile(h.Path(h.SubnetFile()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,11 +11,8 @@ import (
 	"sync"
 )
 
-// notifySocket is where flanneld tells its supervisor how it stands
+// supervisor takes the place of systemd: it hears what a daemon says of itself
 // (sd_notify(3)).
-const notifySocket = "/run/notify.sock"
-
-// supervisor takes the place of systemd: it hears what a daemon says of itself.
 type supervisor struct {
 	conn *net.UnixConn
 	done chan struct{}
@@ -25,20 +22,20 @@ type supervisor struct {
 }
 
 // tooEarly is appended to a READY=1 that came before subnet.env.
-const tooEarly = " before " + SubnetFile
+const tooEarly = " before subnet.env"
 
 // supervise listens in the host's file system.
-func supervise(n *Node) (*supervisor, error) {
-	path := n.Path(notifySocket)
+func supervise(h *Host) (*supervisor, error) {
+	path := h.Path(h.notifySocket())
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("notify socket of %s: %w", n.Name, err)
+		return nil, fmt.Errorf("notify socket of %s: %w", h.Name, err)
 	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
-		return nil, fmt.Errorf("notify socket of %s: %w", n.Name, err)
+		return nil, fmt.Errorf("notify socket of %s: %w", h.Name, err)
 	}
 	s := &supervisor{conn: conn, done: make(chan struct{})}
-	go s.listen(n.Path(SubnetFile))
+	go s.listen(h.Path(h.SubnetFile()))
 	return s, nil
 }
 

@@ -130,13 +130,13 @@ type Way struct {
 
 func (w Way) String() string { return fmt.Sprintf("%s→%s %s", w.From.Name, w.To.Name, w.Family) }
 
-// Ways are all ordered pairs of containers in every family.
+// Ways are all ordered pairs of containers of one network in every family.
 func (f *Fabric) Ways() []Way {
 	var ways []Way
 	for _, fam := range f.Options.Families {
 		for _, from := range f.containers {
 			for _, to := range f.containers {
-				if from != to {
+				if from != to && from.Host.instance == to.Host.instance {
 					ways = append(ways, Way{from, to, fam})
 				}
 			}

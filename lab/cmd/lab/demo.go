@@ -240,11 +240,11 @@ func (s *show) world(ctx context.Context) error {
 
 func (s *show) subnets(context.Context) error {
 	for _, h := range s.fabric.Hosts {
-		text, err := os.ReadFile(h.Path(lab.SubnetFile))
+		text, err := os.ReadFile(h.Path(h.SubnetFile()))
 		if err != nil {
 			return fmt.Errorf("subnet file of %s: %w", h.Name, err)
 		}
-		s.printf("\n%s$ cat %s\n%s", h.Name, lab.SubnetFile, text)
+		s.printf("\n%s$ cat %s\n%s", h.Name, h.SubnetFile(), text)
 	}
 	return nil
 }
@@ -276,7 +276,7 @@ func (s *show) doors() {
 	}
 	s.door(s.fabric.Etcd.Node)
 	h, c := s.fabric.Hosts[0], s.fabric.Containers()[1]
-	s.printf("Try:  inside h1   %s status; ip route; cat %s\n", s.fabric.Options.Binaries.Flannelctl, lab.LogFile)
+	s.printf("Try:  inside h1   %s status; ip route; cat %s\n", s.fabric.Options.Binaries.Flannelctl, h.LogFile())
 	s.printf("      inside c1   ping %s\n", c.Addr(s.fabric.Options.Families[0]))
 	s.printf("      inside %s   ip link del flannel.1   (and watch it come back)\n", h.Name)
 	s.printf("      inside etcd ETCDCTL_API=3 etcdctl get --prefix %s\n", lab.Prefix)
