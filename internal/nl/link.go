@@ -21,6 +21,7 @@ type Link struct {
 	MAC   addr.MAC
 	Up    bool // administratively
 	VXLAN VXLAN
+	TUN   TUN
 }
 
 // VXLAN holds the attributes of a device of kind vxlan.
@@ -31,9 +32,10 @@ type VXLAN struct {
 	Parent   int        // link index, 0: none
 	TTL      uint8      // 0: the kernel's choice
 	Learning bool
+	GBP      bool // group policy extension
 	UDPCsum  bool // outer UDP checksums over IPv4
 	// Special is any mode that changes what is on the wire or who decides the
-	// destination: a remote, external, GBP, GPE, proxy, and so on.
+	// destination: a remote, external, GPE, proxy, and so on.
 	Special bool
 }
 
@@ -145,8 +147,11 @@ func (l *Link) decodeInfo(ad *netlink.AttributeDecoder) error {
 		case unix.IFLA_INFO_KIND:
 			l.Kind = ad.String()
 		case unix.IFLA_INFO_DATA:
-			if l.Kind == "vxlan" {
+			switch l.Kind {
+			case "vxlan":
 				ad.Nested(l.VXLAN.decode)
+			case "tun":
+				ad.Nested(l.TUN.decode)
 			}
 		}
 	}
@@ -170,6 +175,8 @@ func (v *VXLAN) decode(ad *netlink.AttributeDecoder) error {
 			v.TTL = ad.Uint8()
 		case unix.IFLA_VXLAN_LEARNING:
 			v.Learning = ad.Uint8() != 0
+		case unix.IFLA_VXLAN_GBP:
+			v.GBP = true // present means on
 		case unix.IFLA_VXLAN_UDP_CSUM:
 			v.UDPCsum = ad.Uint8() != 0
 		default:
@@ -189,7 +196,7 @@ func specified(a netip.Addr) netip.Addr {
 // special says whether an attribute turns on a mode that we never ask for.
 func special(typ uint16, b []byte) bool {
 	switch typ {
-	case unix.IFLA_VXLAN_GBP, unix.IFLA_VXLAN_GPE, unix.IFLA_VXLAN_REMCSUM_NOPARTIAL:
+	case unix.IFLA_VXLAN_GPE, unix.IFLA_VXLAN_REMCSUM_NOPARTIAL:
 		return true // present means on
 	case unix.IFLA_VXLAN_GROUP, unix.IFLA_VXLAN_GROUP6:
 		return specified(toAddr(b)).IsValid()
@@ -204,8 +211,8 @@ func special(typ uint16, b []byte) bool {
 }
 
 // AddVXLAN creates a VXLAN device, down. Its MAC is set at creation: a later
-// change would race with udev's MACAddressPolicy. Learning is off, the TTL is
-// the kernel's choice and outer UDP checksums are on, as flannel has it.
+// change would race with udev's MACAddressPolicy. The TTL is the kernel's choice
+// and outer UDP checksums are on, as flannel has it.
 func AddVXLAN(l Link) Request {
 	return newRequest(unix.RTM_NEWLINK, netlink.Create|netlink.Excl, linkMsg(0, 0, 0), func(ae *netlink.AttributeEncoder) {
 		ae.String(unix.IFLA_IFNAME, l.Name)
@@ -215,8 +222,8 @@ func AddVXLAN(l Link) Request {
 			ae.Uint32(unix.IFLA_VXLAN_ID, l.VXLAN.VNI)
 			ae.Bytes(unix.IFLA_VXLAN_PORT, bigEndian16(l.VXLAN.Port))
 			ae.Uint8(unix.IFLA_VXLAN_UDP_CSUM, 1)
-			ae.Uint8(unix.IFLA_VXLAN_LEARNING, 0)
-			vxlanPath(ae, l.VXLAN)
+			ae.Flag(unix.IFLA_VXLAN_GBP, l.VXLAN.GBP)
+			vxlanChangeable(ae, l.VXLAN)
 		})
 	})
 }
@@ -227,8 +234,7 @@ func MoveVXLAN(index int, v VXLAN) Request {
 	return newRequest(unix.RTM_NEWLINK, 0, linkMsg(index, 0, 0), func(ae *netlink.AttributeEncoder) {
 		vxlanInfo(ae, func(ae *netlink.AttributeEncoder) {
 			ae.Uint8(unix.IFLA_VXLAN_TTL, 0)
-			ae.Uint8(unix.IFLA_VXLAN_LEARNING, 0)
-			vxlanPath(ae, v)
+			vxlanChangeable(ae, v)
 		})
 	})
 }
@@ -244,7 +250,8 @@ func vxlanInfo(ae *netlink.AttributeEncoder, data func(*netlink.AttributeEncoder
 	})
 }
 
-func vxlanPath(ae *netlink.AttributeEncoder, v VXLAN) {
+func vxlanChangeable(ae *netlink.AttributeEncoder, v VXLAN) {
+	ae.Uint8(unix.IFLA_VXLAN_LEARNING, flag(v.Learning))
 	ae.Uint32(unix.IFLA_VXLAN_LINK, uint32(v.Parent))
 	switch {
 	case v.Source.Is4():
@@ -254,11 +261,21 @@ func vxlanPath(ae *netlink.AttributeEncoder, v VXLAN) {
 	}
 }
 
-// SetLink sets alias, MTU and MAC of the device l.Index and brings it up.
+func flag(on bool) uint8 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// SetLink sets alias, MTU and MAC of the device l.Index and brings it up. A zero
+// MAC is that of a device that has none.
 func SetLink(l Link) Request {
 	return newRequest(unix.RTM_SETLINK, 0, linkMsg(l.Index, unix.IFF_UP, unix.IFF_UP), func(ae *netlink.AttributeEncoder) {
 		ae.Uint32(unix.IFLA_MTU, uint32(l.MTU))
-		ae.Bytes(unix.IFLA_ADDRESS, l.MAC[:])
+		if l.MAC != (addr.MAC{}) {
+			ae.Bytes(unix.IFLA_ADDRESS, l.MAC[:])
+		}
 		ae.String(unix.IFLA_IFALIAS, l.Alias)
 	})
 }

@@ -1,4 +1,5 @@
-// Package nl speaks rtnetlink: the only importer of a netlink library.
+// Package nl speaks rtnetlink: the only importer of a netlink library. What
+// netlink has no words for goes by ioctl: making a TUN device.
 //
 // It owns no kernel object and decides nothing. It knows how links, addresses,
 // neighbours, forwarding entries, nexthop objects and routes look on the wire

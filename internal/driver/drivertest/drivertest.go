@@ -83,11 +83,13 @@ func Namespace(tb testing.TB) {
 }
 
 // settle waits for the carrier of the veth pairs, which the kernel notices a
-// moment later and follows up with addresses and routes.
+// moment later and follows up with addresses and routes, and until no address is
+// tentative: on a busy machine that takes longer.
 func settle(tb testing.TB) {
 	tb.Helper()
 	deadline := time.Now().Add(5 * time.Second)
-	for strings.Count(Output(tb, "ip -6 -br addr show up scope link"), " UP ") < 4 {
+	for strings.Count(Output(tb, "ip -6 -br addr show up scope link"), " UP ") < 4 ||
+		Output(tb, "ip -6 addr show tentative") != "" {
 		if time.Now().After(deadline) {
 			tb.Fatal("links of the test host do not come up")
 		}

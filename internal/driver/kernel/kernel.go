@@ -3,7 +3,8 @@
 //
 // A link is ours if its alias (IFLA_IFALIAS) is exactly that of the owner. One
 // that has the wanted name and type but no alias is taken over: plain flannel
-// left it. Any other alias makes a link foreign, and what is on a foreign link
+// left it. A TUN device that goes with its process is none that was left, but
+// one in use. Any other alias makes a link foreign, and what is on a foreign link
 // is foreign too: two daemons that were told the same device name by mistake
 // do not wipe each other's entries.
 //
@@ -35,6 +36,11 @@ func Adoptable(have nl.Link, want state.Link, owner state.Owner) error {
 		return fmt.Errorf("link %s has the alias %q: %w", have.Name, have.Alias, ErrForeign)
 	case have.Kind != string(want.Type):
 		return fmt.Errorf("link %s exists and is of type %q, not %q: %w", have.Name, have.Kind, want.Type, ErrForeign)
+	case have.TUN.Tap, have.TUN.MultiQueue:
+		return fmt.Errorf("link %s exists and is a tap or multi-queue device: %w", have.Name, ErrForeign)
+	case have.TUN.Transient:
+		return fmt.Errorf("link %s goes with the process that made it, stop flannel first: %w: %w",
+			have.Name, ErrForeign, unix.EBUSY)
 	default:
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/nl"
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 // need is what it takes to mend a link; the largest of its differences counts.
@@ -46,15 +47,12 @@ func compare(have, want nl.Link) diff {
 		d.add(true, remake, "type %q", have.Kind)
 		return d
 	}
-	h, w := have.VXLAN, want.VXLAN
-	d.add(h.VNI != w.VNI, remake, "id %d", h.VNI)
-	d.add(h.Port != w.Port, remake, "dstport %d", h.Port)
-	d.add(h.Special, remake, "another mode of vxlan")
-	d.add(!h.UDPCsum, remake, "no udpcsum")
-	d.add(h.Source != w.Source, move, "local %s", h.Source)
-	d.add(h.Parent != w.Parent, move, "dev of index %d", h.Parent)
-	d.add(h.TTL != w.TTL, move, "ttl %d", h.TTL)
-	d.add(h.Learning, move, "learning")
+	switch state.LinkType(want.Kind) {
+	case state.LinkVXLAN:
+		d.vxlan(have.VXLAN, want.VXLAN)
+	case state.LinkTUN:
+		d.tun(have.TUN)
+	}
 	d.add(have.MTU != want.MTU, set, "mtu %d", have.MTU)
 	d.add(have.MAC != want.MAC, set, "address %s", have.MAC)
 	d.add(!have.Up, set, "down")

@@ -4,11 +4,13 @@
 // wanted any more is deleted. A link without an alias that has the wanted name
 // and type is taken over in place, with its MAC if that is the wanted one:
 // that is how a running plain flannel hands over. A link of the wanted name
-// that is anything else is an error and stays as it is.
+// that is anything else is an error and stays as it is; so does a TUN device
+// that goes with its process, which is how a running plain flannel has one.
 //
 // A difference is mended in place where the kernel can (MTU, MAC, up, alias,
 // source, parent, TTL, learning), because everything on the device survives;
-// else the device is made anew. Called by the engine through reconcile.
+// else the device is made anew. A TUN device is never attached to: its one
+// reader is another process. Called by the engine through reconcile.
 package link
 
 import (
@@ -77,6 +79,7 @@ func (d *Driver) target(w state.Link, parent int) nl.Link {
 		Name: w.Name, Kind: string(w.Type), Alias: d.owner.Alias(), MTU: w.MTU, MAC: w.MAC, Up: true,
 		VXLAN: nl.VXLAN{
 			VNI: w.VXLAN.VNI, Port: w.VXLAN.Port, Source: w.VXLAN.Source, Parent: parent, UDPCsum: true,
+			GBP: w.VXLAN.GBP, Learning: w.VXLAN.Learning,
 		},
 	}
 }
@@ -86,7 +89,9 @@ func (d *Driver) target(w state.Link, parent int) nl.Link {
 func describe(l nl.Link) state.Link {
 	return state.Link{
 		Name: l.Name, Type: state.LinkType(l.Kind), MTU: l.MTU, MAC: l.MAC,
-		VXLAN: state.VXLAN{VNI: l.VXLAN.VNI, Port: l.VXLAN.Port, Source: l.VXLAN.Source},
+		VXLAN: state.VXLAN{
+			VNI: l.VXLAN.VNI, Port: l.VXLAN.Port, Source: l.VXLAN.Source, GBP: l.VXLAN.GBP, Learning: l.VXLAN.Learning,
+		},
 	}
 }
 
@@ -129,29 +134,41 @@ func (d *Driver) remove(ctx context.Context, c *nl.Conn, name string) error {
 }
 
 func (d *Driver) put(ctx context.Context, c *nl.Conn, w state.Link) error {
-	if w.Type != state.LinkVXLAN {
-		return fmt.Errorf("link type %q: %w", w.Type, errors.ErrUnsupported)
-	}
-	parent, err := c.LinkNamed(ctx, w.VXLAN.Parent)
+	t, err := d.targetNow(ctx, c, w)
 	if err != nil {
-		return fmt.Errorf("find parent link %s: %w", w.VXLAN.Parent, err)
+		return err
 	}
-	t := d.target(w, parent.Index)
 	have, err := c.LinkNamed(ctx, w.Name)
 	switch {
 	case errors.Is(err, unix.ENODEV):
-		return d.create(ctx, c, t)
+		return create(ctx, c, t)
 	case err != nil:
 		return fmt.Errorf("read link %s: %w", w.Name, err)
 	}
 	if err := kernel.Adoptable(have, w, d.owner); err != nil {
 		return err
 	}
-	return d.mend(ctx, c, have, t)
+	return mend(ctx, c, have, t)
+}
+
+// targetNow is target with the parent as it is found now.
+func (d *Driver) targetNow(ctx context.Context, c *nl.Conn, w state.Link) (nl.Link, error) {
+	switch w.Type {
+	case state.LinkTUN:
+		return d.target(w, 0), nil
+	case state.LinkVXLAN:
+		parent, err := c.LinkNamed(ctx, w.VXLAN.Parent)
+		if err != nil {
+			return nl.Link{}, fmt.Errorf("find parent link %s: %w", w.VXLAN.Parent, err)
+		}
+		return d.target(w, parent.Index), nil
+	default:
+		return nl.Link{}, fmt.Errorf("link type %q: %w", w.Type, errors.ErrUnsupported)
+	}
 }
 
 // mend turns have into t.
-func (d *Driver) mend(ctx context.Context, c *nl.Conn, have, t nl.Link) error {
+func mend(ctx context.Context, c *nl.Conn, have, t nl.Link) error {
 	need := compare(have, t).need
 	if need == move {
 		err := do(ctx, c, nl.MoveVXLAN(have.Index, t.VXLAN))
@@ -166,27 +183,18 @@ func (d *Driver) mend(ctx context.Context, c *nl.Conn, have, t nl.Link) error {
 		if err := do(ctx, c, nl.DelLink(have.Index)); err != nil {
 			return fmt.Errorf("delete link %s to make it anew: %w", t.Name, err)
 		}
-		return d.create(ctx, c, t)
+		return create(ctx, c, t)
 	}
 	return finish(ctx, c, have.Index, t)
 }
 
-// create makes t. A leftover of ours that holds the same VNI and port under
-// another name (somebody renamed it, or the name was changed) makes way.
-func (d *Driver) create(ctx context.Context, c *nl.Conn, t nl.Link) error {
-	err := do(ctx, c, nl.AddVXLAN(t))
-	if errors.Is(err, unix.EEXIST) {
-		rival, found, readErr := rivalOf(ctx, c, t)
-		switch {
-		case readErr != nil:
-			return readErr
-		case found && rival.Alias != t.Alias:
-			return fmt.Errorf("link %s has VNI %d and port %d already: %w",
-				rival.Name, t.VXLAN.VNI, t.VXLAN.Port, kernel.ErrForeign)
-		case found:
-			errs := c.Do(ctx, []nl.Request{nl.DelLink(rival.Index), nl.AddVXLAN(t)})
-			err = errors.Join(errs...)
-		}
+// create makes t.
+func create(ctx context.Context, c *nl.Conn, t nl.Link) error {
+	var err error
+	if state.LinkType(t.Kind) == state.LinkTUN {
+		err = nl.AddTUN(t.Name)
+	} else {
+		err = addVXLAN(ctx, c, t)
 	}
 	if err != nil {
 		return fmt.Errorf("create link %s: %w", t.Name, err)
@@ -196,22 +204,6 @@ func (d *Driver) create(ctx context.Context, c *nl.Conn, t nl.Link) error {
 		return fmt.Errorf("read link %s: %w", t.Name, err)
 	}
 	return finish(ctx, c, have.Index, t)
-}
-
-// rivalOf finds a VXLAN device that the kernel would not have beside t: it
-// tells them apart by VNI, port and outer family.
-func rivalOf(ctx context.Context, c *nl.Conn, t nl.Link) (nl.Link, bool, error) {
-	links, err := c.Links(ctx, t.Kind)
-	if err != nil {
-		return nl.Link{}, false, fmt.Errorf("list %s links: %w", t.Kind, err)
-	}
-	for _, l := range links {
-		if l.Name != t.Name && l.VXLAN.VNI == t.VXLAN.VNI && l.VXLAN.Port == t.VXLAN.Port &&
-			l.VXLAN.Source.Is6() == t.VXLAN.Source.Is6() {
-			return l, true, nil
-		}
-	}
-	return nl.Link{}, false, nil
 }
 
 // finish marks the link as ours and brings it up with the wanted MTU and MAC.
