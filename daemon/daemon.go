@@ -90,7 +90,7 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return at.health.Serve(ctx, web.Handler(web.Answers{
-			Stuck: p.stuck, Status: p.Status, Metrics: metrics.Handler(metrics.New(p.Status, time.Now)),
+			Stuck: p.stuck, Status: p.summary, Metrics: metrics.Handler(metrics.New(p.Status, time.Now)),
 		}), c.Log)
 	})
 	g.Go(func() error { return control.Serve(ctx, at.socket, p, c.Log) })
@@ -170,8 +170,8 @@ func (p *parts) ready(ready bool) {
 	}
 }
 
-// Status implements control.Source.
-func (p *parts) Status() report.Status {
+// summary is the last report with the store's health.
+func (p *parts) summary() report.Status {
 	s := p.engine.Status()
 	s.Store.Kind = "etcd"
 	if h := p.stores.inner.Health(); h.Err != nil {

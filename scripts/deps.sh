@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs the programs that building, testing and the demo call, if they are
 # missing: nothing else, and nothing when all are there.
-# Usage: scripts/deps.sh [run|test]   (run: demo and lab; test: also the compiler for -race)
+# Usage: scripts/deps.sh [run|test]   (run: demo and lab; test: also the compiler for -race and qemu)
 set -eu
 
 want="ip:iproute2 bridge:iproute2 nft:nftables iptables:iptables ip6tables:iptables
       conntrack:conntrack etcdctl:etcd-client ping:iputils-ping tcpdump:tcpdump ethtool:ethtool
       modprobe:kmod nsenter:util-linux sysctl:procps git:git make:make"
 if [ "${1:-run}" = test ]; then
-    want="$want gcc:gcc"
+    want="$want gcc:gcc qemu-s390x:qemu-user"
 fi
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -39,15 +39,30 @@ func headline(s report.Status, now time.Time) string {
 }
 
 func facts(s report.Status, now time.Time) [][2]string {
-	return [][2]string{
+	out := [][2]string{
 		{"host id", s.HostID},
 		{"network", network(s.Network)},
 		{"lease", ownLease(s.Lease, now)},
 		{"uplink", uplink(s.Uplink)},
 		{"store", storeLine(s.Store)},
-		{"last pass", pass(s.Pass, now)},
-		{"changes", changes(s.Pass.Changes)},
 	}
+	if s.Tunnel != nil {
+		out = append(out, [2]string{"tunnel", tunnel(*s.Tunnel)})
+	}
+	return append(out, [2]string{"last pass", pass(s.Pass, now)}, [2]string{"changes", changes(s.Pass.Changes)})
+}
+
+func tunnel(t report.Tunnel) string {
+	if t.Error != "" {
+		return "forwarder does not answer: " + oneLine(t.Error)
+	}
+	out := fmt.Sprintf("forwarder %d, sent %d packets, received %d", t.PID, t.SentPackets, t.ReceivedPackets)
+	for _, reason := range slices.Sorted(maps.Keys(t.Dropped)) {
+		if n := t.Dropped[reason]; n > 0 {
+			out += fmt.Sprintf(", dropped %d %s", n, reason)
+		}
+	}
+	return out
 }
 
 func network(n report.Network) string {

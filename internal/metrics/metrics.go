@@ -26,7 +26,8 @@ type Collector struct {
 
 type descs struct {
 	build, ready, leaseExpires, peers, rejected, revision, synced, age,
-	passes, duration, changes, failing *prometheus.Desc
+	passes, duration, changes, failing,
+	tunnelPackets, tunnelBytes, tunnelDropped *prometheus.Desc
 }
 
 // New makes a collector. Both functions must be safe for concurrent use.
@@ -47,6 +48,10 @@ func New(status func() report.Status, now func() time.Time) *Collector {
 		duration:     desc("pass_duration_seconds", "Length of the last pass."),
 		changes:      desc("changes_total", "Objects changed on this host since the start.", "kind", "op"),
 		failing:      desc("failing_objects", "Objects that the last pass could not make true."),
+
+		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder carried, sent or received; backend udp only.", "direction"),
+		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of those packets, without the tunnel's own headers.", "direction"),
+		tunnelDropped: desc("tunnel_dropped_total", "Packets that the forwarder dropped, by reason.", "reason"),
 	}}
 }
 
@@ -62,7 +67,7 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	d := c.desc
 	for _, x := range []*prometheus.Desc{
 		d.build, d.ready, d.leaseExpires, d.peers, d.rejected, d.revision, d.synced, d.age,
-		d.passes, d.duration, d.changes, d.failing,
+		d.passes, d.duration, d.changes, d.failing, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped,
 	} {
 		out <- x
 	}
@@ -96,6 +101,15 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		counter(d.changes, n, kind, op)
 	}
 	gauge(d.failing, float64(len(s.Pass.Failures)))
+	if t := s.Tunnel; t != nil && t.Error == "" {
+		counter(d.tunnelPackets, int64(t.SentPackets), "sent")
+		counter(d.tunnelPackets, int64(t.ReceivedPackets), "received")
+		counter(d.tunnelBytes, int64(t.SentBytes), "sent")
+		counter(d.tunnelBytes, int64(t.ReceivedBytes), "received")
+		for reason, n := range t.Dropped {
+			counter(d.tunnelDropped, int64(n), reason)
+		}
+	}
 }
 
 // peers counts by state, with both usual states always there: an alert on a

@@ -40,6 +40,10 @@ func busy() report.Status {
 		},
 		Peers:    []report.Peer{{State: "programmed"}, {State: "programmed"}, {State: "failing"}},
 		Rejected: []report.Rejected{{Key: "k"}, {Key: "l"}},
+		Tunnel: &report.Tunnel{
+			SentPackets: 5, SentBytes: 500, ReceivedPackets: 4, ReceivedBytes: 400,
+			Dropped: map[string]uint64{"stranger": 2},
+		},
 	}
 }
 
@@ -71,6 +75,11 @@ flannel_rejected_keys 2
 flannel_snapshot_age_seconds 1.5
 flannel_store_revision 42
 flannel_store_synced 1
+flannel_tunnel_bytes_total{direction="received"} 400
+flannel_tunnel_bytes_total{direction="sent"} 500
+flannel_tunnel_dropped_total{reason="stranger"} 2
+flannel_tunnel_packets_total{direction="received"} 4
+flannel_tunnel_packets_total{direction="sent"} 5
 `
 	if got := samples(t, busy()); got != want {
 		t.Errorf("got:\n%swant:\n%s", got, want)

@@ -22,6 +22,7 @@ type Status struct {
 	Lease    Lease      `json:"lease"`
 	Uplink   Uplink     `json:"uplink"`
 	Store    Store      `json:"store"`
+	Tunnel   *Tunnel    `json:"tunnel,omitempty"` // backend udp only
 	Pass     Pass       `json:"pass"`
 	Peers    []Peer     `json:"peers"`
 	Rejected []Rejected `json:"rejected,omitempty"`
@@ -64,6 +65,21 @@ type Store struct {
 	LastKnownGood bool          `json:"lastKnownGood,omitempty"`
 	Age           time.Duration `json:"age,omitempty"` // nanoseconds since seen live
 	Error         string        `json:"error,omitempty"`
+}
+
+// Tunnel is what the forwarder process of the udp backend says of itself. Its
+// numbers go on over a restart of the daemon.
+type Tunnel struct {
+	PID             int    `json:"pid"`
+	Build           string `json:"build"`
+	SentPackets     uint64 `json:"sentPackets"` // inner packets, to peers
+	SentBytes       uint64 `json:"sentBytes"`
+	ReceivedPackets uint64 `json:"receivedPackets"` // inner packets, from peers
+	ReceivedBytes   uint64 `json:"receivedBytes"`
+	// Dropped counts packets that went no further, by reason (docs/udp.md).
+	Dropped map[string]uint64 `json:"dropped,omitempty"`
+	// Error is why it gave no account; the numbers are then zero.
+	Error string `json:"error,omitempty"`
 }
 
 // Pass is the last reconcile pass.
