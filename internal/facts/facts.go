@@ -91,14 +91,30 @@ func (n Node) LinkNamed(name string) (Link, bool) {
 
 // Adjacent says through which link a is reached without a router: the longest
 // matching route decides, the lowest metric among equals, as in the kernel's
-// main table (ip-route(8)).
+// main table (ip-route(8)). Of two links to one network it is the uplink,
+// whatever the metrics: the user may have chosen it for this. A link-local
+// address of IPv6, which every link has a route to, is on the uplink.
 func (n Node) Adjacent(a netip.Addr) (link string, ok bool) {
+	if LinkLocal(a) {
+		return n.Uplink.Name, n.Uplink.Name != ""
+	}
 	r, ok := Lookup(n.Routes, a)
-	if !ok || r.Link == "" || r.Via.IsValid() || r.Multiple {
+	if !ok || !r.direct() {
 		return "", false
+	}
+	for _, other := range n.Routes {
+		if other.Dst == r.Dst && other.Link == n.Uplink.Name && other.direct() {
+			return other.Link, true
+		}
 	}
 	return r.Link, true
 }
+
+// LinkLocal says whether a says nothing without its link.
+func LinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// direct says whether r leads to a link, without a router and with no choice.
+func (r Route) direct() bool { return r.Link != "" && !r.Via.IsValid() && !r.Multiple }
 
 // Lookup returns the route that a packet to a would take.
 func Lookup(routes []Route, a netip.Addr) (Route, bool) {

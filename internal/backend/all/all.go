@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/backend/alloc"
+	"github.com/flannel-ng/flannel-ng/internal/backend/hostgw"
 	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 )
@@ -14,6 +16,8 @@ import (
 // Backends returns every backend, sorted by type.
 func Backends() []backend.Entry {
 	return []backend.Entry{
+		{Type: alloc.Type, New: alloc.New, Options: alloc.Options{}},
+		{Type: hostgw.Type, New: hostgw.New, Options: hostgw.Options{}, Adjacency: hostgw.Adjacency},
 		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}, Adjacency: vxlan.Adjacency},
 	}
 }

@@ -103,7 +103,8 @@ type nodeText struct {
 	HostID         string
 	MTU            int
 	Source, Public []netip.Addr
-	OnLink         []netip.Prefix
+	OnLink         []netip.Prefix // networks on eth0
+	Routes         []facts.Route  // further ones
 	Links          []facts.Link
 }
 
@@ -122,6 +123,7 @@ func parseNode(t *testing.T, data []byte) facts.Node {
 	for _, a := range in.Public {
 		n.Public.Put(addr.Of(a), a)
 	}
+	n.Routes = in.Routes
 	for _, p := range in.OnLink {
 		n.Routes = append(n.Routes, facts.Route{Dst: p, Link: "eth0"})
 	}
