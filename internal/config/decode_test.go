@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,6 +23,7 @@ type options struct {
 	Peer   netip.Addr      `default:"192.0.2.1"`
 	Net    netip.Prefix    `default:"192.0.2.0/24"`
 	Extra  json.RawMessage `doc:"as it is"`
+	Choice *bool           `doc:"or nothing"`
 }
 
 func preset() options {
@@ -51,6 +53,24 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// A *bool tells "no" from "nothing said".
+func TestDecodeDecision(t *testing.T) {
+	for text, want := range map[string]string{
+		`{}`: "", `{"Choice":null}`: "", `{"Choice":true}`: "true", `{"choice":false}`: "false",
+	} {
+		stale := true
+		got := options{Choice: &stale}
+		warnings, err := config.Backend{Options: []byte(text)}.Decode(&got)
+		said := ""
+		if got.Choice != nil {
+			said = strconv.FormatBool(*got.Choice)
+		}
+		if err != nil || len(warnings) > 0 || said != want || !stale {
+			t.Errorf("%s: got %q, %q, %v, want %q", text, said, warnings, err, want)
+		}
+	}
+}
+
 func TestDecodeErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"VNI":16777216}`:    "Backend.VNI 16777216: must be 1..16777215",
@@ -64,6 +84,8 @@ func TestDecodeErrors(t *testing.T) {
 		`{"Huge":-1}`:         "Backend.Huge -1: must be a whole number",
 		`{"Mode":1}`:          "Backend.Mode 1: must be a string in quotes",
 		`{"Fast":1}`:          "Backend.Fast 1: must be true or false, without quotes",
+		`{"Choice":"yes"}`:    `Backend.Choice "yes": must be true or false, without quotes`,
+		`{"Choice":0}`:        "Backend.Choice 0: must be true or false, without quotes",
 		`{"Peer":"x"}`:        `Backend.Peer "x": must be an IP address in quotes`,
 		`{"Net":"192.0.2.1"}`: `Backend.Net "192.0.2.1": must be a CIDR in quotes`,
 		`[]`:                  "network config key Backend: []: must be a JSON object",
@@ -106,6 +128,9 @@ func TestBadTags(t *testing.T) {
 		"type": &struct {
 			A float64 `default:"1"`
 		}{},
+		"pointer": &struct {
+			A *int `default:"1"`
+		}{},
 	} {
 		func() {
 			defer func() {
@@ -129,6 +154,7 @@ func TestDescribe(t *testing.T) {
 		{"Peer", "IP address", "192.0.2.1", "", ""},
 		{"Net", "CIDR", "192.0.2.0/24", "", ""},
 		{"Extra", "object", "", "", "as it is"},
+		{"Choice", "boolean", "", "", "or nothing"},
 	}
 	if got := config.Describe(options{}); !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -26,8 +26,8 @@ func Describe(options any) []KeyDoc {
 		if f.lo != "" && !f.open {
 			d.Range = f.lo + ".." + f.hi
 		}
-		if d.Default == "" && (d.Type == "number" || d.Type == "boolean") {
-			d.Default = map[string]string{"number": "0", "boolean": "false"}[d.Type]
+		if d.Default == "" {
+			d.Default = zeroText(f.value.Kind(), d.Type)
 		}
 		out = append(out, d)
 	}
@@ -56,12 +56,25 @@ func typeWord(v reflect.Value) string {
 	case netip.Addr:
 		return "IP address"
 	}
-	switch v.Kind() {
-	case reflect.Bool:
+	switch {
+	case v.Kind() == reflect.Bool, isDecision(v.Type()):
 		return "boolean"
-	case reflect.String:
+	case v.Kind() == reflect.String:
 		return "string"
 	default:
 		return "number"
+	}
+}
+
+// zeroText is the zero value of a field where that is a value that a user could
+// write, else "".
+func zeroText(k reflect.Kind, typeWord string) string {
+	switch {
+	case k == reflect.Bool:
+		return "false"
+	case typeWord == "number":
+		return "0"
+	default:
+		return ""
 	}
 }

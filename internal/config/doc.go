@@ -30,8 +30,9 @@
 //	         can hold
 //	doc      one line for people; end it without a full stop
 //
-// A field is a bool, a string, an integer, a netip.Addr, a netip.Prefix, or a
-// json.RawMessage that is kept as it is. Keys match whatever their case. null
+// A field is a bool, a string, an integer, a netip.Addr, a netip.Prefix, a *bool
+// that is nil when the key is absent, or a json.RawMessage that is kept as it
+// is. Keys match whatever their case. null
 // is the same as absent. A value that breaks a rule is an error that reads
 // "Backend.VNI 16777216: must be 1..16777215"; a key that no field has is a
 // warning, because a newer or older host may know it. A mistake in a tag

@@ -66,6 +66,11 @@ func bounds(sf reflect.StructField) (lo, hi string) {
 func isSigned(k reflect.Kind) bool   { return k >= reflect.Int && k <= reflect.Int64 }
 func isUnsigned(k reflect.Kind) bool { return k >= reflect.Uint && k <= reflect.Uint64 }
 
+// isDecision says whether t is a *bool: true, false, or nothing said.
+func isDecision(t reflect.Type) bool {
+	return t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Bool
+}
+
 // reset gives the field its default.
 func (f field) reset() {
 	f.value.SetZero()
@@ -94,7 +99,7 @@ func (f field) set(raw json.RawMessage) (rule string) {
 	}
 	kind := f.value.Kind()
 	switch {
-	case kind == reflect.Bool:
+	case kind == reflect.Bool, isDecision(f.value.Type()):
 		return setText(raw, f.value.Addr().Interface(), "must be true or false, without quotes")
 	case kind == reflect.String:
 		return setText(raw, f.value.Addr().Interface(), "must be a string in quotes")
