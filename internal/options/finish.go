@@ -30,6 +30,7 @@ func (p *parser) finish() {
 	if o.Etcd.Username == "" && o.Etcd.Password.Reveal() != "" {
 		p.refuse("--etcd-password: needs --etcd-username")
 	}
+	p.finishEmbedded()
 	if o.Kube.SubnetMgr {
 		p.refuse("--kube-subnet-mgr: not in this build yet")
 	}

@@ -40,6 +40,7 @@ type group struct {
 func table() []group {
 	return []group{
 		{"Lease store (etcd)", etcdRows()},
+		{"Lease store in this process (embedded etcd)", embeddedRows()},
 		{"Interface and addresses", uplinkRows()},
 		{"Lease", leaseRows()},
 		{"Files", fileRows()},
@@ -53,8 +54,8 @@ func table() []group {
 func etcdRows() []row {
 	return []row{
 		{
-			name: "etcd-endpoints", servers: true, kind: "list of URLs", preset: "http://127.0.0.1:4001,http://127.0.0.1:2379",
-			doc: "etcd servers, separated by commas",
+			name: "etcd-endpoints", servers: true, kind: "list of URLs", preset: defaultServers,
+			doc: "etcd servers, separated by commas; with etcd-embedded the default is the own member",
 			set: into(endpoints, func(o *Options) *[]string { return &o.Etcd.Endpoints }),
 		},
 		{
