@@ -67,7 +67,8 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, err
 	}
-	if n.Routes, err = probe.RoutesTo(ctx, w.ours, links, w.peers()); err != nil {
+	adjacency := probe.Lookup{Links: links, Skip: w.ours, Uplink: n.Uplink.Name, Targets: w.peers()}
+	if n.Routes, err = probe.RoutesTo(ctx, adjacency); err != nil {
 		return facts.Node{}, fmt.Errorf("read routes to peers: %w", err)
 	}
 	n.HostID, n.Forwards = w.hostID, forwards

@@ -99,11 +99,11 @@ func (n Node) Adjacent(a netip.Addr) (link string, ok bool) {
 		return n.Uplink.Name, n.Uplink.Name != ""
 	}
 	r, ok := Lookup(n.Routes, a)
-	if !ok || !r.direct() {
+	if !ok || !r.Direct() {
 		return "", false
 	}
 	for _, other := range n.Routes {
-		if other.Dst == r.Dst && other.Link == n.Uplink.Name && other.direct() {
+		if other.Dst == r.Dst && other.Link == n.Uplink.Name && other.Direct() {
 			return other.Link, true
 		}
 	}
@@ -113,8 +113,8 @@ func (n Node) Adjacent(a netip.Addr) (link string, ok bool) {
 // LinkLocal says whether a says nothing without its link.
 func LinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
-// direct says whether r leads to a link, without a router and with no choice.
-func (r Route) direct() bool { return r.Link != "" && !r.Via.IsValid() && !r.Multiple }
+// Direct says whether r leads to a link, without a router and with no choice.
+func (r Route) Direct() bool { return r.Link != "" && !r.Via.IsValid() && !r.Multiple }
 
 // Lookup returns the route that a packet to a would take.
 func Lookup(routes []Route, a netip.Addr) (Route, bool) {

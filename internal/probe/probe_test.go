@@ -171,11 +171,11 @@ func TestRoutesTo(t *testing.T) {
 	skip := func(l facts.Link) bool { return l.Name == "foreign0" }
 	for _, compat := range []string{"1", "0"} {
 		drivertest.Run(t, "sysctl -qw net.ipv4.nexthop_compat_mode="+compat)
-		found, err := probe.RoutesTo(t.Context(), skip, list, targets)
+		found, err := probe.RoutesTo(t.Context(), probe.Lookup{Links: list, Skip: skip, Uplink: "eth0", Targets: targets})
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := facts.Node{Routes: found}
+		n := facts.Node{Uplink: facts.Link{Name: "eth0"}, Routes: found}
 		for a, want := range wants {
 			// An address whose own route adds nothing must not be taken for a
 			// neighbour because of another's.
@@ -183,6 +183,79 @@ func TestRoutesTo(t *testing.T) {
 				t.Errorf("%s: link %q, want %q of %v", a, got, want, found)
 			}
 		}
+	}
+}
+
+// Two links on one segment: the kernel prefers the one with the lower metric,
+// the fabric its uplink. A longer prefix elsewhere is meant, and stays so.
+func TestRoutesToPreferTheUplink(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, `
+		ip addr flush dev eth0
+		ip addr add 198.51.100.1/24 dev eth0 metric 100
+		ip addr add 2001:db8::1/64 dev eth0 nodad metric 300
+		ip addr add 198.51.100.2/24 dev foreign0 metric 10
+		ip addr add 2001:db8::2/64 dev foreign0 nodad metric 200
+		ip route add 198.51.100.128/25 dev foreign0
+		ip -6 route add 2001:db8:0:0:8000::/65 dev foreign0
+		ip -6 route add 2001:db8:0:1::/64 dev foreign0
+		ip -6 route add default via 2001:db8::fe dev eth0
+	`)
+	list, err := probe.Links(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants := map[string]string{
+		"198.51.100.9": "eth0", "198.51.100.10": "eth0", "198.51.100.200": "foreign0", "192.0.2.7": "foreign0",
+		"2001:db8::9": "eth0", "2001:db8:0:0:8000::9": "foreign0", "2001:db8:0:1::9": "foreign0", "fe80::9": "eth0",
+	}
+	var targets []netip.Addr
+	for a := range wants {
+		targets = append(targets, netip.MustParseAddr(a))
+	}
+	found, err := probe.RoutesTo(t.Context(), probe.Lookup{
+		Links: list, Skip: func(facts.Link) bool { return false }, Uplink: "eth0", Targets: targets,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := facts.Node{Uplink: facts.Link{Name: "eth0"}, Routes: found}
+	for a, want := range wants {
+		if got, _ := n.Adjacent(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s: link %q, want %q of %v", a, got, want, found)
+		}
+	}
+}
+
+// Many targets need several batches, and answers stay with their questions. A
+// host whose uplink is down has nowhere to go, and need not say so of each.
+func TestRoutesToMany(t *testing.T) {
+	drivertest.Namespace(t)
+	drivertest.Run(t, "ip route add 10.7.0.0/17 via 198.51.100.5 dev eth0\nip route add 10.7.1.7/32 via 198.51.100.6 dev eth0")
+	list, err := probe.Links(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := probe.Lookup{Links: list, Skip: func(facts.Link) bool { return false }, Uplink: "eth0"}
+	for i := range 1000 {
+		q.Targets = append(q.Targets, netip.AddrFrom4([4]byte{10, 7, uint8(i >> 8), uint8(i)}))
+	}
+	q.Targets = append(q.Targets, netip.MustParseAddr("10.7.255.1"))
+	found, err := probe.RoutesTo(t.Context(), q)
+	if err != nil || len(found) != 2 {
+		t.Fatalf("want two routes, got %v, %v", found, err)
+	}
+	if r, _ := facts.Lookup(found, netip.MustParseAddr("10.7.1.7")); r.Via != netip.MustParseAddr("198.51.100.6") {
+		t.Errorf("got %v", found)
+	}
+	drivertest.Run(t, "ip link set eth0 down")
+	if found, err = probe.RoutesTo(t.Context(), q); err != nil || len(found) != 0 {
+		t.Errorf("uplink down: %v, %v", found, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if found, err = probe.RoutesTo(ctx, q); !errors.Is(err, context.Canceled) || found != nil {
+		t.Errorf("cancelled: %v, %v", found, err)
 	}
 }
 

@@ -74,14 +74,24 @@ func resolve(ctx context.Context, c *nl.Conn, routes []nl.Route) error {
 	return nil
 }
 
-// RoutesTo reads the routes that packets to targets take, each once: what
+// Lookup is a question about adjacency.
+type Lookup struct {
+	Links   []facts.Link          // what Links returned
+	Skip    func(facts.Link) bool // links whose routes say nothing
+	Uplink  string
+	Targets []netip.Addr
+}
+
+// RoutesTo reads the routes that packets to the targets take, each once: what
 // decides adjacency, at the cost of a lookup for every target however large
 // the tables are. Since they are the kernel's own longest matches, the longest
 // match among them is right for every target. A target without a usable route
-// gets one that leads nowhere, so that no shorter one counts for it.
-func RoutesTo(
-	ctx context.Context, skip func(facts.Link) bool, links []facts.Link, targets []netip.Addr,
-) ([]facts.Route, error) {
+// gets one that leads nowhere, if a shorter one would count for it else. Where
+// a target is on another link than the uplink, the uplink's own route to that
+// network, if there is one, is among them, too. Link-local targets are left
+// out (facts.Node.Adjacent).
+func RoutesTo(ctx context.Context, l Lookup) ([]facts.Route, error) {
+	targets := slices.DeleteFunc(slices.Clone(l.Targets), facts.LinkLocal)
 	if len(targets) == 0 {
 		return nil, nil
 	}
@@ -90,29 +100,97 @@ func RoutesTo(
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
-	found := make([]nl.Route, len(targets))
-	for i, a := range targets {
-		if found[i], err = c.RouteTo(ctx, a); err != nil && !isNoRoute(err) {
-			return nil, fmt.Errorf("look up the route to %s: %w", a, err)
+	a := adjacency{conn: c, others: others{links: byIndex(l.Links), skip: l.Skip}, seen: map[facts.Route]bool{}}
+	for _, link := range l.Links {
+		if link.Name == l.Uplink {
+			a.uplink = link
 		}
 	}
-	if err := resolve(ctx, c, found); err != nil {
+	if err := a.read(ctx, targets); err != nil {
 		return nil, err
 	}
-	o := others{links: byIndex(links), skip: skip}
-	seen := map[facts.Route]bool{}
-	var out []facts.Route
+	if err := a.readUplink(ctx); err != nil {
+		return nil, err
+	}
+	return a.routes, nil
+}
+
+// adjacency is one answer on its way.
+type adjacency struct {
+	conn   *nl.Conn
+	others others
+	uplink facts.Link // the zero Link: not there
+
+	routes []facts.Route
+	seen   map[facts.Route]bool
+	beside []netip.Addr // a target for each network that is on another link
+}
+
+func (a *adjacency) read(ctx context.Context, targets []netip.Addr) error {
+	found, err := a.lookUp(ctx, targets, 0)
+	if err != nil {
+		return err
+	}
+	var lost []netip.Addr
 	for i, r := range found {
-		route, ok := o.route(r)
-		if !ok {
-			route = facts.Route{Dst: addr.Single(targets[i])}
-		}
-		if !seen[route] {
-			seen[route] = true
-			out = append(out, route)
+		route, ok := a.others.route(r)
+		switch {
+		case !ok:
+			lost = append(lost, targets[i])
+		case a.add(route) && route.Direct() && route.Link != a.uplink.Name:
+			a.beside = append(a.beside, targets[i])
 		}
 	}
-	return out, nil
+	// With the uplink down, every target is lost, and none needs this.
+	known := a.routes
+	for _, target := range lost {
+		if _, covered := facts.Lookup(known, target); covered {
+			a.add(facts.Route{Dst: addr.Single(target)})
+		}
+	}
+	return nil
+}
+
+// readUplink adds the routes over the uplink to networks on other links.
+func (a *adjacency) readUplink(ctx context.Context) error {
+	if a.uplink.Index == 0 {
+		return nil
+	}
+	found, err := a.lookUp(ctx, a.beside, a.uplink.Index)
+	if err != nil {
+		return err
+	}
+	for _, r := range found {
+		if route, ok := a.others.route(r); ok && route.Direct() && route.Link == a.uplink.Name {
+			a.add(route)
+		}
+	}
+	return nil
+}
+
+// add keeps a route unless it is known already.
+func (a *adjacency) add(r facts.Route) bool {
+	if a.seen[r] {
+		return false
+	}
+	a.seen[r] = true
+	a.routes = append(a.routes, r)
+	return true
+}
+
+// lookUp gives the zero Route for a target that no route leads to.
+func (a *adjacency) lookUp(ctx context.Context, targets []netip.Addr, link int) ([]nl.Route, error) {
+	lookups := make([]nl.Lookup, len(targets))
+	for i, target := range targets {
+		lookups[i] = nl.Lookup{To: target, Link: link}
+	}
+	found, errs := a.conn.RoutesTo(ctx, lookups)
+	for i, err := range errs {
+		if err != nil && !isNoRoute(err) {
+			return nil, fmt.Errorf("look up the route to %s: %w", targets[i], err)
+		}
+	}
+	return found, resolve(ctx, a.conn, found)
 }
 
 // isNoRoute says whether err is the kernel's answer to a lookup that ends

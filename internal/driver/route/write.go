@@ -250,10 +250,9 @@ func (s standing) find(ctx context.Context, p pending, ownLink bool) (found, boo
 
 // inTheWay describes the foreign route that p met, as far as one lookup tells.
 func (w *writer) inTheWay(ctx context.Context, rd *reader, p pending) error {
-	raw, err := w.conn.RouteTo(ctx, sample(p.want.Dst))
-	if err == nil && raw.Dst == p.want.Dst {
-		var f found
-		if f, err = rd.describe(ctx, raw); err == nil {
+	raws, errs := w.conn.RoutesTo(ctx, []nl.Lookup{{To: sample(p.want.Dst)}})
+	if raw := raws[0]; errs[0] == nil && raw.Dst == p.want.Dst {
+		if f, err := rd.describe(ctx, raw); err == nil {
 			return fmt.Errorf("%w: a foreign route has this destination: %s proto %d", unix.EEXIST, f.Route, raw.Protocol)
 		}
 	}
