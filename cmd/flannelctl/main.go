@@ -37,8 +37,9 @@ func run(args []string) int {
 	}, args)
 }
 
-// checkBackend makes the backend as a daemon would, and lets it go.
+// checkBackend makes the backend as a daemon would, and lets it go. Whether a
+// host allows commands is that host's word.
 func checkBackend(n config.Network) (warnings []string, err error) {
-	_, warnings, err = all.New(backend.Setup{Options: n.Backend, Families: n.Families()})
+	_, warnings, err = all.New(backend.Setup{Options: n.Backend, Families: n.Families(), Commands: true})
 	return warnings, err
 }

@@ -8,15 +8,18 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	"github.com/flannel-ng/flannel-ng/internal/backend/alloc"
+	"github.com/flannel-ng/flannel-ng/internal/backend/extension"
 	"github.com/flannel-ng/flannel-ng/internal/backend/hostgw"
 	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
 	"github.com/flannel-ng/flannel-ng/internal/config"
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 // Backends returns every backend, sorted by type.
 func Backends() []backend.Entry {
 	return []backend.Entry{
 		{Type: alloc.Type, New: alloc.New, Options: alloc.Options{}},
+		{Type: extension.Type, New: extension.New, Options: extension.Options{}, Startup: extension.Startup},
 		{Type: hostgw.Type, New: hostgw.New, Options: hostgw.Options{}, Adjacency: hostgw.Adjacency},
 		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}, Adjacency: vxlan.Adjacency},
 	}
@@ -44,4 +47,15 @@ func Adjacency(o config.Backend) bool {
 		}
 	}
 	return false
+}
+
+// Startup is the command of the backend that o names whose output Offer finds
+// in facts.Node.Startup; one without words: there is none.
+func Startup(o config.Backend) (state.Command, error) {
+	for _, e := range Backends() {
+		if e.Type == o.Type && e.Startup != nil {
+			return e.Startup(o)
+		}
+	}
+	return state.Command{}, nil
 }

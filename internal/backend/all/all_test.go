@@ -54,3 +54,18 @@ func TestAdjacency(t *testing.T) {
 		t.Error("of an unknown type")
 	}
 }
+
+func TestStartup(t *testing.T) {
+	for options, want := range map[string]int{
+		`{"Type":"vxlan","PreStartupCommand":"a b"}`:                   0,
+		`{"Type":"unknown"}`:                                           0,
+		`{"Type":"extension"}`:                                         0,
+		`{"Type":"extension","PreStartupCommand":"a b","Timeout":600}`: 2,
+	} {
+		o := config.Backend{Options: []byte(options)}
+		o.Type = strings.Split(options, `"`)[3]
+		if c, err := all.Startup(o); err != nil || len(c.Words) != want {
+			t.Errorf("%s: %v, %v", options, c, err)
+		}
+	}
+}
