@@ -14,19 +14,41 @@ const acceptUntilForwarding = 1
 
 // forwarding returns the switches without which packets die on this host. The
 // device that attaches containers belongs to whoever made it.
+//
+// The uplink has its own with every backend: it brings the answers to
+// masqueraded packets, and what comes without a tunnel, from peers (host-gw) or
+// by a network that somebody else runs (alloc).
 func forwarding(f addr.Family, in Inputs) []state.Sysctl {
 	if f == addr.IPv4 {
-		return forwardPerLink(in.Node.Uplink.Name, in.Tunnels)
+		return forwardPerLink(in.Node, in.Tunnels)
 	}
 	return forwardEverywhere(in.Node, in.Tunnels)
 }
 
-// forwardPerLink: IPv4 asks the incoming device alone. The uplink brings the
-// answers to masqueraded packets and, with direct routing, peers' packets.
-func forwardPerLink(uplink string, tunnels []string) []state.Sysctl {
-	out := []state.Sysctl{{Path: "net/ipv4/conf/" + uplink + "/forwarding", Value: "1", Link: uplink}}
+// forwardPerLink: IPv4 asks the incoming device alone. A peer that is a
+// neighbour on another link than the uplink sends by that one.
+func forwardPerLink(n facts.Node, tunnels []string) []state.Sysctl {
+	var out []state.Sysctl
+	seen := map[string]bool{}
+	add := func(link string, optional bool) {
+		if seen[link] {
+			return
+		}
+		seen[link] = true
+		out = append(out, state.Sysctl{
+			Path: "net/ipv4/conf/" + link + "/forwarding", Value: "1", Link: link, Optional: optional,
+		})
+	}
+	add(n.Uplink.Name, false)
 	for _, t := range tunnels {
-		out = append(out, state.Sysctl{Path: "net/ipv4/conf/" + t + "/forwarding", Value: "1", Link: t})
+		add(t, false)
+	}
+	// Only where the backend asked for adjacency are there routes. A link that
+	// has just gone is no loss to this host.
+	for _, r := range n.Routes {
+		if r.Direct() && r.Dst.Addr().Is4() {
+			add(r.Link, true)
+		}
 	}
 	return out
 }

@@ -157,3 +157,48 @@ func TestForwarding(t *testing.T) {
 		}
 	}
 }
+
+// Without a tunnel device the uplink is what brings packets for containers: from
+// peers, and the answers to masqueraded ones. Links that peers are neighbours
+// on bring them as well; those of routers, and of the other family, do not.
+func TestForwardingWithoutTunnel(t *testing.T) {
+	route := func(dst, link, via string) facts.Route {
+		r := facts.Route{Dst: netip.MustParsePrefix(dst), Link: link}
+		if via != "" {
+			r.Via = netip.MustParseAddr(via)
+		}
+		return r
+	}
+	const (
+		eth0 = "sysctl net/ipv4/conf/eth0/forwarding = 1"
+		eth1 = "sysctl net/ipv4/conf/eth1/forwarding = 1"
+		all  = "sysctl net/ipv6/conf/all/forwarding = 1"
+	)
+	for name, c := range map[string]struct {
+		routes []facts.Route
+		want   []string
+	}{
+		"alloc": {nil, []string{eth0, all}},
+		"host-gw, peers on the uplink": {[]facts.Route{
+			route("198.51.100.0/24", "eth0", ""), route("2001:db8::/64", "eth0", ""), route("0.0.0.0/0", "eth3", "192.0.2.1"),
+			route("203.0.113.9/32", "", ""),
+		}, []string{eth0, all}},
+		"host-gw, a peer on another link": {[]facts.Route{
+			route("192.0.2.0/24", "eth1", ""), route("192.0.2.128/25", "eth1", ""), route("2001:db8:7::/64", "eth2", ""),
+		}, []string{eth0, eth1, all}},
+	} {
+		in := inputs(traffic.Options{Masquerade: true})
+		in.Tunnels, in.Node.Routes = nil, c.routes
+		set := traffic.Desire(in)
+		var got []string
+		for _, s := range set.Sysctls {
+			got = append(got, s.String())
+			if s.Optional != (s.String() == eth1) {
+				t.Errorf("%s: %s optional %v", name, s, s.Optional)
+			}
+		}
+		if !slices.Equal(got, c.want) || len(set.Filters) != 2 {
+			t.Errorf("%s: %q, filters %v", name, got, set.Filters)
+		}
+	}
+}
