@@ -52,10 +52,11 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"route":        command(false, route),
 		"flow":         command(false, flow),
 		"capture":      command(false, capture),
+		"address":      command(false, addressOf),
 	}
 }
 
-// fabric hosts=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel netconf=JSON
+// fabric hosts=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel backend=TYPE|JSON netconf=JSON
 func buildFabric(_ context.Context, s *stage, c call) error {
 	o := lab.Options{Hosts: 3, Firewall: lab.NFTables, Underlay: lab.L2, Binaries: s.bin}
 	set := map[string]string{"family": "dual", "mix": "own"}
@@ -81,7 +82,7 @@ func buildFabric(_ context.Context, s *stage, c call) error {
 	if text, ok := set["underlay"]; ok {
 		o.Underlay = lab.Underlay(text)
 	}
-	o.NetConf = set["netconf"]
+	o.NetConf, o.Backend = set["netconf"], set["backend"]
 	replayed, ok := map[string]int{"own": 0, "mixed": 1, "flannel": o.Hosts}[set["mix"]]
 	if !ok {
 		return fmt.Errorf("mix=%s: want own, mixed or flannel", set["mix"])
@@ -520,6 +521,17 @@ func distinct(pairs []lab.Pair) error {
 		}
 	}
 	return nil
+}
+
+// address NAME 4|6 VARIABLE: puts the address of a node into a variable.
+func addressOf(_ context.Context, s *stage, c call) error {
+	families, err := lab.ParseFamilies(c.arg(1))
+	if err != nil {
+		return err
+	}
+	a, err := s.address(c.arg(0), families[0])
+	c.ts.Setenv(c.arg(2), a.String())
+	return err
 }
 
 // address is where packets to the named node go.

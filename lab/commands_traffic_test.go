@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/lab"
@@ -165,21 +164,37 @@ func route(ctx context.Context, s *stage, c call) error {
 	return nil
 }
 
-// flow start NAME C C [4|6] | flow stop NAME MAXLOST: a steady stream of pings.
+// flowing is a flow that runs.
+type flowing interface {
+	Stop(ctx context.Context) ([]lab.Losses, error)
+}
+
+// flow start NAME C C [RATE] | flow stop NAME MAXLOST: a steady stream of pings,
+// or of RATE numbered datagrams a second in each direction.
 func flow(ctx context.Context, s *stage, c call) error {
-	switch c.arg(0) {
-	case "start":
-		ways, err := s.ways(c.args[2:])
-		if err != nil {
-			return err
-		}
-		s.flows[c.arg(1)], err = s.fabric.StartFlow(context.WithoutCancel(ctx), ways[0])
-		return err
-	case "stop":
-		return s.stopFlow(ctx, c)
-	default:
+	if len(c.args) < 3 {
 		return errUsage
 	}
+	if c.arg(0) == "stop" {
+		return s.stopFlow(ctx, c)
+	}
+	if len(c.args) < 4 || c.arg(0) != "start" {
+		return errUsage
+	}
+	ways, err := s.ways(c.args[2:4])
+	if err != nil {
+		return err
+	}
+	if c.arg(4) == "" {
+		s.flows[c.arg(1)], err = s.fabric.StartFlow(context.WithoutCancel(ctx), ways[0])
+		return err
+	}
+	rate, err := strconv.Atoi(c.arg(4))
+	if err != nil {
+		return errUsage
+	}
+	s.flows[c.arg(1)], err = lab.StartStream(context.WithoutCancel(ctx), ways[0], rate)
+	return err
 }
 
 func (s *stage) stopFlow(ctx context.Context, c call) error {
@@ -187,17 +202,27 @@ func (s *stage) stopFlow(ctx context.Context, c call) error {
 	if !ok {
 		return fmt.Errorf("no flow %q", c.arg(1))
 	}
-	allowed, err := strconv.Atoi(c.arg(2))
+	allowed, err := strconv.ParseUint(c.arg(2), 10, 64)
 	if err != nil {
 		return errUsage
 	}
-	sent, lost, err := f.Stop(ctx)
+	ways, err := f.Stop(ctx)
 	if err != nil {
 		return err
 	}
-	c.ts.Logf("flow %s: %d sent, %d lost, about %s", c.arg(1), sent, lost, time.Duration(lost)*20*time.Millisecond)
-	if sent == 0 || lost > allowed {
-		return fmt.Errorf("flow %s: %d of %d packets lost, %d allowed", c.arg(1), lost, sent, allowed)
+	var lost uint64
+	for _, w := range ways {
+		figure := fmt.Sprintf("flow %s: %s→%s %d sent, %d lost", c.arg(1), w.From, w.To, w.Sent, w.Lost)
+		c.ts.Logf("%s", figure)
+		if _, ok := f.(*lab.Stream); ok {
+			s.figures = append(s.figures, figure)
+		}
+		if lost += w.Lost; w.Sent == 0 {
+			return errors.New(figure)
+		}
+	}
+	if lost > allowed {
+		return fmt.Errorf("flow %s: %d packets lost, %d allowed", c.arg(1), lost, allowed)
 	}
 	return nil
 }

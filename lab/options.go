@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -31,7 +32,7 @@ type Options struct {
 	// but its recorded traces in etcd and the kernel.
 	Replayed int
 	Binaries Binaries
-	Backend  string // type of the backend; "" is vxlan
+	Backend  string // type of the backend, or its whole JSON object; "" is vxlan
 	// NetConf replaces the network config, if not empty.
 	NetConf string
 }
@@ -71,7 +72,7 @@ func (o Options) netConf() (string, error) {
 	if o.NetConf != "" {
 		return o.NetConf, nil
 	}
-	conf := map[string]any{"Backend": map[string]any{"Type": cmp.Or(o.Backend, "vxlan")}}
+	conf := map[string]any{"Backend": o.backend()}
 	if !o.has(addr.IPv4) {
 		conf["EnableIPv4"] = false
 	} else {
@@ -89,6 +90,14 @@ func (o Options) netConf() (string, error) {
 		return "", fmt.Errorf("network config: %w", err)
 	}
 	return string(text), nil
+}
+
+// backend is the Backend object of the network config.
+func (o Options) backend() json.RawMessage {
+	if strings.HasPrefix(o.Backend, "{") {
+		return json.RawMessage(o.Backend)
+	}
+	return fmt.Appendf(nil, `{"Type":%q}`, cmp.Or(o.Backend, "vxlan"))
 }
 
 // carrier reads the backend back from the network config. Plain flannel routes

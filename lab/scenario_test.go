@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,9 +17,8 @@ import (
 	"github.com/flannel-ng/flannel-ng/lab"
 )
 
-// TestScenarios runs every script of testdata. A script whose first line is
-// "# matrix: key=a,b other=c,d" runs once for each combination, with the
-// values in its environment. FLANNEL_BIN names a directory with the built
+// TestScenarios runs every script of testdata, each once for every combination
+// of its matrix. FLANNEL_BIN names a directory with the built
 // programs; without it they are built once.
 func TestScenarios(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -32,11 +30,15 @@ func TestScenarios(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts in testdata: %v", err)
 	}
+	sum := &report{}
+	t.Cleanup(func() { sum.write(t) })
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			for _, v := range matrix(t, file) {
-				runVariant(t, file, v, bin)
+			m := readMatrix(t, file)
+			sum.leftOut(m)
+			for _, v := range m.variants {
+				runVariant(t, file, v, bench{bin, sum})
 			}
 		})
 	}
@@ -70,50 +72,14 @@ func binaries(t *testing.T) lab.Binaries {
 	return bin
 }
 
-// variant is one combination of a matrix.
-type variant map[string]string
-
-func (v variant) String() string {
-	var parts []string
-	for _, key := range slices.Sorted(maps.Keys(v)) {
-		parts = append(parts, v[key])
-	}
-	return strings.Join(parts, "-")
-}
-
-// matrix reads the first line of a script; without one there is one variant.
-func matrix(t *testing.T, file string) []variant {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := []variant{{}}
-	first, _, _ := strings.Cut(string(text), "\n")
-	axes, ok := strings.CutPrefix(first, "# matrix: ")
-	if !ok {
-		return all
-	}
-	for axis := range strings.FieldsSeq(axes) {
-		key, values, ok := strings.Cut(axis, "=")
-		if !ok {
-			t.Fatalf("%s: matrix axis %q has no =", file, axis)
-		}
-		var next []variant
-		for _, v := range all {
-			for value := range strings.SplitSeq(values, ",") {
-				w := maps.Clone(v)
-				w[key] = value
-				next = append(next, w)
-			}
-		}
-		all = next
-	}
-	return all
+// bench is what all scripts share.
+type bench struct {
+	bin lab.Binaries
+	sum *report
 }
 
 // runVariant runs one script once, as a subtest named after the variant.
-func runVariant(t *testing.T, file string, v variant, bin lab.Binaries) {
+func runVariant(t *testing.T, file string, v variant, at bench) {
 	t.Helper()
 	name := v.String()
 	if name == "" {
@@ -128,10 +94,12 @@ func runVariant(t *testing.T, file string, v variant, bin lab.Binaries) {
 			for key, value := range v {
 				env.Setenv(key, value)
 			}
-			env.Setenv("mtu", map[string]string{"4": "1450", "6": "1430", "dual": "1430"}[v["family"]])
-			s := &stage{bin: bin, saved: map[string]string{}, flows: map[string]*lab.Flow{}, captures: map[string]*lab.Capture{}}
+			env.Setenv("mtu", v.mtu())
+			env.Setenv("backend", v.backend())
+			env.Setenv("seen", v.seen())
+			s := &stage{bin: at.bin, saved: map[string]string{}, flows: map[string]flowing{}, captures: map[string]*lab.Capture{}}
 			env.Values[stageKey{}] = s
-			env.Defer(func() { s.leave(env.T()) })
+			env.Defer(func() { at.sum.ran(v, env.T(), s.figures); s.leave(env.T()) })
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
@@ -160,10 +128,11 @@ type stageKey struct{}
 
 // stage is what a script acts on.
 type stage struct {
-	bin    lab.Binaries
-	fabric *lab.Fabric
-	saved  map[string]string    // by kind and host, for "save" and "same"
-	flows  map[string]*lab.Flow // by name
+	bin     lab.Binaries
+	fabric  *lab.Fabric
+	saved   map[string]string  // by kind and host, for "save" and "same"
+	flows   map[string]flowing // by name
+	figures []string           // what was measured, for the report
 
 	captures map[string]*lab.Capture // by name
 }

@@ -215,6 +215,7 @@ func (h *Host) Fragments() (int, error) {
 
 // Flow is a steady stream of echo requests.
 type Flow struct {
+	way  Way
 	proc *process
 	out  strings.Builder
 }
@@ -224,7 +225,7 @@ const flowInterval = 20 * time.Millisecond
 
 // StartFlow pings from one container to another until Stop.
 func (f *Fabric) StartFlow(ctx context.Context, w Way) (*Flow, error) {
-	flow := &Flow{}
+	flow := &Flow{way: w}
 	interval := strconv.FormatFloat(flowInterval.Seconds(), 'f', -1, 64)
 	cmd := w.From.Command(ctx, "ping", "-n", "-q", "-i", interval, w.To.Addr(w.Family).String())
 	cmd.Stdout = &flow.out
@@ -233,15 +234,15 @@ func (f *Fabric) StartFlow(ctx context.Context, w Way) (*Flow, error) {
 	return flow, err
 }
 
-// Stop ends the flow and says how many packets were sent and lost.
-func (f *Flow) Stop(ctx context.Context) (sent, lost int, err error) {
+// Stop ends the flow and counts; a lost answer is a lost packet.
+func (f *Flow) Stop(ctx context.Context) ([]Losses, error) {
 	// ping exits 1 when nothing came back; the counts tell more.
 	_ = f.proc.end(ctx, syscall.SIGINT)
 	counts := regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`).FindStringSubmatch(f.out.String())
 	if counts == nil {
-		return 0, 0, fmt.Errorf("no summary from ping: %s", f.out.String())
+		return nil, fmt.Errorf("no summary from ping: %s", f.out.String())
 	}
-	sent, err = strconv.Atoi(counts[1])
-	received, err2 := strconv.Atoi(counts[2])
-	return sent, sent - received, errors.Join(err, err2)
+	sent, err := strconv.ParseUint(counts[1], 10, 64)
+	received, err2 := strconv.ParseUint(counts[2], 10, 64)
+	return []Losses{{From: f.way.From.Name, To: f.way.To.Name, Sent: sent, Lost: sent - received}}, errors.Join(err, err2)
 }

@@ -1,0 +1,164 @@
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// streamPort is where both ends of a stream listen.
+const streamPort = 7778
+
+// streamBuffer holds what comes while the lab is not scheduled, in bytes.
+const streamBuffer = 8 << 20
+
+// Stream is a steady flow of numbered datagrams in both directions between two
+// containers, so that each direction's losses are counted by themselves.
+type Stream struct {
+	ends [2]*streamEnd
+	stop context.CancelFunc
+	sent sync.WaitGroup // senders
+	all  sync.WaitGroup // receivers
+}
+
+// streamEnd sends to its peer and counts what comes from there.
+type streamEnd struct {
+	name string
+	conn *net.UDPConn
+	peer netip.AddrPort
+	sent uint64
+
+	mu   sync.Mutex
+	seen map[uint64]bool // numbers that came
+}
+
+// StartStream sends rate datagrams a second each way until Stop.
+func StartStream(ctx context.Context, w Way, rate int) (*Stream, error) {
+	ctx, stop := context.WithCancel(ctx)
+	s := &Stream{stop: stop}
+	for i, c := range []*Container{w.From, w.To} {
+		end := &streamEnd{name: c.Name, seen: map[uint64]bool{}}
+		var err error
+		if end.conn, err = c.datagrams(ctx, netip.AddrPortFrom(c.Addr(w.Family), streamPort)); err != nil {
+			stop()
+			return nil, err
+		}
+		s.ends[i] = end
+	}
+	for i, end := range s.ends {
+		to := []*Container{w.To, w.From}[i]
+		end.peer = netip.AddrPortFrom(to.Addr(w.Family), streamPort)
+		s.all.Go(end.receive)
+		s.sent.Go(func() { end.send(ctx, rate) })
+	}
+	return s, nil
+}
+
+// datagrams opens a socket inside the node with room for pauses of the lab.
+func (n *Node) datagrams(ctx context.Context, at netip.AddrPort) (*net.UDPConn, error) {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var set error
+		err := c.Control(func(fd uintptr) {
+			set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, streamBuffer)
+		})
+		return errors.Join(err, set)
+	}}
+	var conn net.PacketConn
+	err := n.within(func() (err error) {
+		conn, err = config.ListenPacket(ctx, "udp", at.String())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stream on %s: %w", n.Name, err)
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+// send keeps to the rate on average. After a pause it catches up by few packets
+// only, since a burst would overflow queues that a steady flow does not.
+func (e *streamEnd) send(ctx context.Context, rate int) {
+	const catchUp = 16
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	begin, skipped := time.Now(), uint64(0)
+	for ctx.Err() == nil {
+		due := uint64(time.Since(begin).Seconds()*float64(rate)) - skipped
+		if due > e.sent+catchUp {
+			skipped += due - e.sent - catchUp
+			due = e.sent + catchUp
+		}
+		for ; e.sent < due; e.sent++ {
+			number := binary.BigEndian.AppendUint64(nil, e.sent)
+			// A refusal is a loss, and is counted as one.
+			_, _ = e.conn.WriteToUDPAddrPort(number, e.peer)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (e *streamEnd) receive() {
+	buf := make([]byte, 64)
+	for {
+		n, err := e.conn.Read(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil && n == 8 {
+			e.mu.Lock()
+			e.seen[binary.BigEndian.Uint64(buf)] = true
+			e.mu.Unlock()
+		}
+	}
+}
+
+func (e *streamEnd) received() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return uint64(len(e.seen))
+}
+
+// Losses is how one direction went.
+type Losses struct {
+	From, To   string
+	Sent, Lost uint64
+}
+
+// Stop ends the stream, waits for what is still on the way, and counts.
+func (s *Stream) Stop(ctx context.Context) ([]Losses, error) {
+	s.stop()
+	s.sent.Wait()
+	const underway = time.Second
+	wait, cancel := context.WithTimeout(ctx, underway)
+	defer cancel()
+	// A loss is a result and not an error of the wait.
+	_ = Eventually(wait, func(context.Context) error {
+		for i, end := range s.ends {
+			if s.ends[1-i].received() < end.sent {
+				return errors.New("not everything has come")
+			}
+		}
+		return nil
+	})
+	var errs []error
+	for _, end := range s.ends {
+		errs = append(errs, end.conn.Close())
+	}
+	s.all.Wait()
+	var losses []Losses
+	for i, end := range s.ends {
+		to := s.ends[1-i]
+		losses = append(losses, Losses{From: end.name, To: to.name, Sent: end.sent, Lost: end.sent - to.received()})
+	}
+	return losses, errors.Join(errs...)
+}
