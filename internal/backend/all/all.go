@@ -10,6 +10,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/backend/alloc"
 	"github.com/flannel-ng/flannel-ng/internal/backend/extension"
 	"github.com/flannel-ng/flannel-ng/internal/backend/hostgw"
+	"github.com/flannel-ng/flannel-ng/internal/backend/udp"
 	"github.com/flannel-ng/flannel-ng/internal/backend/vxlan"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -21,6 +22,7 @@ func Backends() []backend.Entry {
 		{Type: alloc.Type, New: alloc.New, Options: alloc.Options{}},
 		{Type: extension.Type, New: extension.New, Options: extension.Options{}, Startup: extension.Startup},
 		{Type: hostgw.Type, New: hostgw.New, Options: hostgw.Options{}, Adjacency: hostgw.Adjacency},
+		{Type: udp.Type, New: udp.New, Options: udp.Options{}},
 		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}, Adjacency: vxlan.Adjacency},
 	}
 }

@@ -138,6 +138,7 @@ type leaseText struct {
 	Subnets []netip.Prefix
 	Public  []netip.Addr
 	Backend string
+	Owner   string
 	V4, V6  json.RawMessage
 }
 
@@ -147,7 +148,7 @@ func parseLease(t *testing.T, key string, data []byte) lease.Lease {
 	if err := json.Unmarshal(data, &in); err != nil {
 		t.Fatalf("%s: %v", key, err)
 	}
-	l := lease.Lease{Key: key, Offer: lease.Offer{Backend: in.Backend, Data: addr.Pair(string(in.V4), string(in.V6))}}
+	l := lease.Lease{Key: key, Owner: in.Owner, Offer: lease.Offer{Backend: in.Backend, Data: addr.Pair(string(in.V4), string(in.V6))}}
 	for _, p := range in.Subnets {
 		l.Subnets.Put(addr.Of(p.Addr()), p)
 	}

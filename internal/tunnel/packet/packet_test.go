@@ -70,7 +70,7 @@ func recorded(tb testing.TB) [][]byte {
 		tb.Fatal(err)
 	}
 	var out [][]byte
-	for _, line := range strings.Fields(string(text)) {
+	for line := range strings.FieldsSeq(string(text)) {
 		b, err := hex.DecodeString(line)
 		if err != nil {
 			tb.Fatal(err)
