@@ -65,7 +65,7 @@ test: ## every test: pure ones with the race detector, then drivers and scenario
 .PHONY: test-pure
 test-pure: ## tests that need no root, with the race detector
 	@mkdir -p $(RESULTS)
-	@others=$$($(GO) list $(ROOTED) ./lab ./internal/explorer); \
+	@others=$$($(GO) list $(ROOTED) ./lab ./lab/recorded ./internal/explorer); \
 	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$others") | $(call SUM,pure)
 
 # The race detector makes schedules five times slower and finds what it finds in
@@ -91,9 +91,9 @@ test-root: ## driver tests in namespaces of their own
 	@$(GO) test -json $(ASROOT) $(ROOTED) | $(call SUM,root)
 
 .PHONY: lab
-lab: build ## scenarios with real processes in namespaces [SCENARIO=vxlan/dual-nft-own]
+lab: build ## scenarios with real processes in namespaces, and flannel's recordings [SCENARIO=vxlan/dual-nft-own]
 	@mkdir -p $(RESULTS)
-	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)') ./lab | $(call SUM,lab)
+	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded) | $(call SUM,lab)
 
 .PHONY: check
 check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows

@@ -1,6 +1,9 @@
 package recorded
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // Edit is one line that only one side has.
 type Edit struct {
@@ -23,9 +26,9 @@ func Diff(recorded, ours []string) []Edit {
 	for i := range common {
 		common[i] = make([]int, len(ours)+1)
 	}
-	for i := len(recorded) - 1; i >= 0; i-- {
-		for j := len(ours) - 1; j >= 0; j-- {
-			if recorded[i] == ours[j] {
+	for i, r := range slices.Backward(recorded) {
+		for j, o := range slices.Backward(ours) {
+			if r == o {
 				common[i][j] = common[i+1][j+1] + 1
 			} else {
 				common[i][j] = max(common[i+1][j], common[i][j+1])

@@ -26,8 +26,21 @@ type HostFacts struct {
 	Kernel    string // "$ command", its output, an empty line; and so on
 }
 
-// Load reads every case below fsys, sorted by name.
-func Load(fsys fs.FS) ([]Case, error) {
+// Load reads the table of differences and every case, sorted by name.
+func Load(fsys fs.FS) (Table, []Case, error) {
+	text, err := fs.ReadFile(fsys, "differences.txt")
+	if err != nil {
+		return Table{}, nil, fmt.Errorf("recordings: %w", err)
+	}
+	table, err := ParseTable(string(text))
+	if err != nil {
+		return table, nil, fmt.Errorf("recordings: %w", err)
+	}
+	cases, err := loadCases(fsys)
+	return table, cases, err
+}
+
+func loadCases(fsys fs.FS) ([]Case, error) {
 	dirs, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, fmt.Errorf("recordings: %w", err)

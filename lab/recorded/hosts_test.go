@@ -180,7 +180,8 @@ func (r *run) ping(ctx context.Context, t *testing.T) {
 	r.capture, err = r.fabric.Hosts[1].StartCapture(ctx, "-t", "-xx",
 		"icmp or udp port 8472 or udp port 8285")
 	must(t, err)
-	_, err = from.Run(ctx, "ping", "-n", "-c2", "-i0.3", "-s24", "-W1", to.Addr(addr.IPv4).String())
+	wait := map[bool]string{true: "-W5", false: "-W1"}[carried]
+	_, err = from.Run(ctx, "ping", "-n", "-c2", "-i0.3", "-s24", wait, to.Addr(addr.IPv4).String())
 	if carried != (err == nil) {
 		t.Fatalf("ping: %v; carried: %v", err, carried)
 	}

@@ -39,25 +39,30 @@ func sideOf(h HostFacts) (side, error) {
 		if m := header.FindStringSubmatch(line); m != nil {
 			device = m[1]
 		}
-		words := strings.Fields(line)
-		if len(words) < 2 {
-			continue
-		}
-		switch {
-		case words[0] == "link/ether":
-			s.macs[words[1]] = device
-		case strings.HasPrefix(words[0], "inet") && device == "eth0":
-			p, err := netip.ParsePrefix(words[1])
-			if err != nil {
-				return s, fmt.Errorf("address of eth0: %w", err)
-			}
-			s.uplinks = append(s.uplinks, p.Addr())
+		if err := s.read(device, strings.Fields(line)); err != nil {
+			return s, err
 		}
 	}
 	if len(s.uplinks) == 0 {
 		return s, errNoUplink
 	}
 	return s, nil
+}
+
+// read takes what is ours to name from a line about a device.
+func (s *side) read(device string, words []string) error {
+	switch {
+	case len(words) < 2:
+	case words[0] == "link/ether":
+		s.macs[words[1]] = device
+	case strings.HasPrefix(words[0], "inet") && device == "eth0":
+		p, err := netip.ParsePrefix(words[1])
+		if err != nil {
+			return fmt.Errorf("address of eth0: %w", err)
+		}
+		s.uplinks = append(s.uplinks, p.Addr())
+	}
+	return nil
 }
 
 // symbols are replacements, used in this order.

@@ -99,20 +99,28 @@ func (t Table) check() error {
 		used[r.ID] = false
 	}
 	for _, e := range t.Entries {
-		if len(e.Reasons) == 0 || len(e.Cases) == 0 || len(e.Edits) == 0 {
-			return fmt.Errorf("differences, line %d: without case, reason or lines", e.Row)
-		}
-		for _, id := range e.Reasons {
-			if _, ok := used[id]; !ok {
-				return fmt.Errorf("differences, line %d: reason %s is not known", e.Row, id)
-			}
-			used[id] = true
+		if err := e.check(used); err != nil {
+			return fmt.Errorf("differences, line %d: %w", e.Row, err)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(used)) {
-		if !used[id] {
-			return fmt.Errorf("reason %s: no difference has it", id)
+	for _, r := range t.Reasons {
+		if !used[r.ID] {
+			return fmt.Errorf("reason %s: no difference has it", r.ID)
 		}
+	}
+	return nil
+}
+
+// check marks the reasons that the entry uses.
+func (e Entry) check(known map[string]bool) error {
+	if len(e.Reasons) == 0 || len(e.Cases) == 0 || len(e.Edits) == 0 {
+		return errors.New("without case, reason or lines")
+	}
+	for _, id := range e.Reasons {
+		if _, ok := known[id]; !ok {
+			return fmt.Errorf("reason %s is not known", id)
+		}
+		known[id] = true
 	}
 	return nil
 }
@@ -125,15 +133,24 @@ func (e Entry) Covers(name string) bool {
 	})
 }
 
+// expected are the entries that speak of a place of a case.
+func (t Table) expected(name, place string) []Entry {
+	var out []Entry
+	for _, e := range t.Entries {
+		wide := e.Section == EtcdSection || e.Section == PacketsSection
+		if e.Covers(name) && wide == (place == bothHosts) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 // Judge returns what is wrong at one place of one case: differences that no
 // entry lists, and entries that do not occur.
 func (t Table) Judge(name string, recorded, ours View) []string {
 	differ := Compare(recorded, ours)
 	var wrong []string
-	for _, e := range t.Entries {
-		if !e.Covers(name) || !of(recorded.Place, e.Section) {
-			continue
-		}
+	for _, e := range t.expected(name, ours.Place) {
 		for _, edit := range e.Edits {
 			i := slices.Index(differ[e.Section], edit)
 			if i < 0 {
@@ -151,11 +168,6 @@ func (t Table) Judge(name string, recorded, ours View) []string {
 		}
 	}
 	return wrong
-}
-
-// of says whether a section belongs to a place.
-func of(place, section string) bool {
-	return (place == bothHosts) == (section == EtcdSection || section == PacketsSection)
 }
 
 func text(edits []Edit) string {
