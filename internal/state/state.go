@@ -87,6 +87,18 @@ const (
 	OffloadOff
 )
 
+// String is "on", "off", or "as found".
+func (o Offload) String() string {
+	switch o {
+	case OffloadOn:
+		return "on"
+	case OffloadOff:
+		return "off"
+	default:
+		return "as found"
+	}
+}
+
 // Link is a virtual device of ours. It is always wanted up.
 type Link struct {
 	Name  string
@@ -118,8 +130,18 @@ func (l Link) String() string {
 	if l.Type == LinkTUN {
 		return fmt.Sprintf("link %s type tun mtu %d", l.Name, l.MTU)
 	}
-	return fmt.Sprintf("link %s type %s mtu %d address %s id %d dstport %d local %s dev %s",
+	s := fmt.Sprintf("link %s type %s mtu %d address %s id %d dstport %d local %s dev %s",
 		l.Name, l.Type, l.MTU, l.MAC, l.VXLAN.VNI, l.VXLAN.Port, l.VXLAN.Source, l.VXLAN.Parent)
+	if l.VXLAN.GBP {
+		s += " gbp"
+	}
+	if l.VXLAN.Learning {
+		s += " learning"
+	}
+	if l.TxChecksum != OffloadAsFound {
+		s += " tx-checksumming " + l.TxChecksum.String()
+	}
+	return s
 }
 
 // Sysctl is a kernel switch. It has no owner, so it is set but never unset.

@@ -1,5 +1,5 @@
 // Package vxlan carries packets in VXLAN (RFC 7348) between VTEPs that all
-// hosts know: no multicast, no learning.
+// hosts know: no multicast, and no need to learn.
 //
 // A packet for a peer's subnet P meets three objects of ours. The route
 // "P via base(P) onlink" sends it to the VXLAN device towards P's first
@@ -39,7 +39,8 @@ const minimumMTU = 1280
 var ErrMTU = errors.New("underlay MTU too small")
 
 // Overhead is what the tunnel adds to an inner packet, in bytes: inner
-// Ethernet 14, VXLAN 8, UDP 8 and the outer IP header.
+// Ethernet 14, VXLAN 8, UDP 8 and the outer IP header. Packet marks (GBP) cost
+// nothing: they stand in reserved bits of the VXLAN header.
 func Overhead(outer addr.Family) int {
 	if outer == addr.IPv4 {
 		return 14 + 8 + 8 + 20
@@ -128,7 +129,11 @@ func (v *vxlan) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		dev := v.device(f, n)
 		s.Links = append(s.Links, state.Link{
 			Name: dev, Type: state.LinkVXLAN, MTU: mtu, MAC: m,
-			VXLAN: state.VXLAN{VNI: v.opts.VNI, Port: v.opts.Port, Source: n.Source.At(f), Parent: n.Uplink.Name},
+			VXLAN: state.VXLAN{
+				VNI: v.opts.VNI, Port: v.opts.Port, Source: n.Source.At(f), Parent: n.Uplink.Name,
+				GBP: v.opts.GBP, Learning: v.opts.Learning,
+			},
+			TxChecksum: v.checksum(),
 		})
 		s.Addresses = append(s.Addresses, state.Address{
 			Link: dev, Prefix: addr.Single(self.Subnets.At(f).Addr()),
@@ -220,6 +225,19 @@ func (v *vxlan) underlayMTU(n facts.Node) int {
 		return n.Uplink.MTU
 	}
 	return min(v.opts.MTU, n.Uplink.MTU)
+}
+
+// checksum is the decision on the offload, which most leave to ethtool:
+// flannel's documentation tells people to turn it off by hand.
+func (v *vxlan) checksum() state.Offload {
+	switch on := v.opts.ChecksumOffload; {
+	case on == nil:
+		return state.OffloadAsFound
+	case *on:
+		return state.OffloadOn
+	default:
+		return state.OffloadOff
+	}
 }
 
 // device names the VXLAN device of f as flannel does.

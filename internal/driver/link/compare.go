@@ -1,8 +1,11 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/flannel-ng/flannel-ng/internal/nl"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -40,12 +43,13 @@ func (d *diff) add(differs bool, n need, format string, found ...any) {
 	}
 }
 
-// compare says how have must change to become want.
-func compare(have, want nl.Link) diff {
+// compare says how have must change to become want. Only for a decision on an
+// offload does it read something itself.
+func compare(have nl.Link, want target) (diff, error) {
 	var d diff
 	if have.Kind != want.Kind {
 		d.add(true, remake, "type %q", have.Kind)
-		return d
+		return d, nil
 	}
 	switch state.LinkType(want.Kind) {
 	case state.LinkVXLAN:
@@ -57,5 +61,23 @@ func compare(have, want nl.Link) diff {
 	d.add(have.MAC != want.MAC, set, "address %s", have.MAC)
 	d.add(!have.Up, set, "down")
 	d.add(have.Alias != want.Alias, set, "alias %q", have.Alias)
-	return d
+	differs, err := checksumDiffers(want)
+	found := state.OffloadOn
+	if want.checksum == state.OffloadOn {
+		found = state.OffloadOff
+	}
+	d.add(differs, set, "tx-checksumming %s", found)
+	return d, err
+}
+
+// checksumDiffers reads the device of the name of want.
+func checksumDiffers(want target) (bool, error) {
+	if want.checksum == state.OffloadAsFound {
+		return false, nil
+	}
+	on, err := nl.TxChecksum(want.Name)
+	if errors.Is(err, unix.ENODEV) {
+		return true, nil // just deleted: all of it is to be made
+	}
+	return on != (want.checksum == state.OffloadOn), err
 }

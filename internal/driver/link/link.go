@@ -8,7 +8,7 @@
 // that goes with its process, which is how a running plain flannel has one.
 //
 // A difference is mended in place where the kernel can (MTU, MAC, up, alias,
-// source, parent, TTL, learning), because everything on the device survives;
+// source, parent, TTL, learning, checksum offload), because everything on the device survives;
 // else the device is made anew. A TUN device is never attached to: its one
 // reader is another process. Called by the engine through reconcile.
 package link
@@ -59,8 +59,12 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 			out = append(out, reconcile.Change{Op: reconcile.Add, Object: w})
 			continue
 		}
+		diff, err := compare(have, d.target(w, byName[w.VXLAN.Parent].Index))
+		if err != nil {
+			return nil, fmt.Errorf("read link %s: %w", w.Name, err)
+		}
 		// That a link is foreign is said when the change is applied.
-		if diff := compare(have, d.target(w, byName[w.VXLAN.Parent].Index)); diff.need > nothing {
+		if diff.need > nothing {
 			out = append(out, reconcile.Change{Op: reconcile.Update, Object: w, Was: diff.String()})
 		}
 	}
@@ -73,14 +77,22 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	return out, nil
 }
 
-// target is w in the kernel's terms.
-func (d *Driver) target(w state.Link, parent int) nl.Link {
-	return nl.Link{
-		Name: w.Name, Kind: string(w.Type), Alias: d.owner.Alias(), MTU: w.MTU, MAC: w.MAC, Up: true,
-		VXLAN: nl.VXLAN{
-			VNI: w.VXLAN.VNI, Port: w.VXLAN.Port, Source: w.VXLAN.Source, Parent: parent, UDPCsum: true,
-			GBP: w.VXLAN.GBP, Learning: w.VXLAN.Learning,
+// target is a wanted link in the kernel's terms.
+type target struct {
+	nl.Link
+	checksum state.Offload
+}
+
+func (d *Driver) target(w state.Link, parent int) target {
+	return target{
+		Link: nl.Link{
+			Name: w.Name, Kind: string(w.Type), Alias: d.owner.Alias(), MTU: w.MTU, MAC: w.MAC, Up: true,
+			VXLAN: nl.VXLAN{
+				VNI: w.VXLAN.VNI, Port: w.VXLAN.Port, Source: w.VXLAN.Source, Parent: parent, UDPCsum: true,
+				GBP: w.VXLAN.GBP, Learning: w.VXLAN.Learning,
+			},
 		},
+		checksum: w.TxChecksum,
 	}
 }
 
@@ -152,34 +164,37 @@ func (d *Driver) put(ctx context.Context, c *nl.Conn, w state.Link) error {
 }
 
 // targetNow is target with the parent as it is found now.
-func (d *Driver) targetNow(ctx context.Context, c *nl.Conn, w state.Link) (nl.Link, error) {
+func (d *Driver) targetNow(ctx context.Context, c *nl.Conn, w state.Link) (target, error) {
 	switch w.Type {
 	case state.LinkTUN:
 		return d.target(w, 0), nil
 	case state.LinkVXLAN:
 		parent, err := c.LinkNamed(ctx, w.VXLAN.Parent)
 		if err != nil {
-			return nl.Link{}, fmt.Errorf("find parent link %s: %w", w.VXLAN.Parent, err)
+			return target{}, fmt.Errorf("find parent link %s: %w", w.VXLAN.Parent, err)
 		}
 		return d.target(w, parent.Index), nil
 	default:
-		return nl.Link{}, fmt.Errorf("link type %q: %w", w.Type, errors.ErrUnsupported)
+		return target{}, fmt.Errorf("link type %q: %w", w.Type, errors.ErrUnsupported)
 	}
 }
 
 // mend turns have into t.
-func mend(ctx context.Context, c *nl.Conn, have, t nl.Link) error {
-	need := compare(have, t).need
-	if need == move {
+func mend(ctx context.Context, c *nl.Conn, have nl.Link, t target) error {
+	diff, err := compare(have, t)
+	if err != nil {
+		return fmt.Errorf("read link %s: %w", t.Name, err)
+	}
+	if diff.need == move {
 		err := do(ctx, c, nl.MoveVXLAN(have.Index, t.VXLAN))
 		switch {
 		case errors.Is(err, unix.EOPNOTSUPP): // another family, or an old kernel
-			need = remake
+			diff.need = remake
 		case err != nil:
 			return fmt.Errorf("change link %s: %w", t.Name, err)
 		}
 	}
-	if need == remake {
+	if diff.need == remake {
 		if err := do(ctx, c, nl.DelLink(have.Index)); err != nil {
 			return fmt.Errorf("delete link %s to make it anew: %w", t.Name, err)
 		}
@@ -189,12 +204,12 @@ func mend(ctx context.Context, c *nl.Conn, have, t nl.Link) error {
 }
 
 // create makes t.
-func create(ctx context.Context, c *nl.Conn, t nl.Link) error {
+func create(ctx context.Context, c *nl.Conn, t target) error {
 	var err error
 	if state.LinkType(t.Kind) == state.LinkTUN {
 		err = nl.AddTUN(t.Name)
 	} else {
-		err = addVXLAN(ctx, c, t)
+		err = addVXLAN(ctx, c, t.Link)
 	}
 	if err != nil {
 		return fmt.Errorf("create link %s: %w", t.Name, err)
@@ -206,12 +221,19 @@ func create(ctx context.Context, c *nl.Conn, t nl.Link) error {
 	return finish(ctx, c, have.Index, t)
 }
 
-// finish marks the link as ours and brings it up with the wanted MTU and MAC.
-// Whether the alias can be given at creation differs between kernels.
-func finish(ctx context.Context, c *nl.Conn, index int, t nl.Link) error {
+// finish marks the link as ours and brings it up with the wanted MTU, MAC and
+// offload. Whether the alias can be given at creation differs between kernels.
+func finish(ctx context.Context, c *nl.Conn, index int, t target) error {
 	t.Index = index
-	if err := do(ctx, c, nl.SetLink(t)); err != nil {
+	if err := do(ctx, c, nl.SetLink(t.Link)); err != nil {
 		return fmt.Errorf("set link %s up with mtu %d and address %s: %w", t.Name, t.MTU, t.MAC, err)
+	}
+	differs, err := checksumDiffers(t)
+	if err == nil && differs {
+		err = nl.SetTxChecksum(t.Name, t.checksum == state.OffloadOn)
+	}
+	if err != nil {
+		return fmt.Errorf("set offload of link %s: %w", t.Name, err)
 	}
 	return nil
 }
