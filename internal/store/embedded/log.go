@@ -1,0 +1,69 @@
+package embedded
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// sayAgain is how often etcd's same message is passed on: it repeats itself
+// for as long as a peer is away.
+const sayAgain = time.Minute
+
+// bridge is the zap core through which etcd's warnings and errors reach slog.
+type bridge struct {
+	zapcore.LevelEnabler
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+// newLogger makes etcd's logger. What etcd finds fatal ends in died, with the
+// goroutine that said so, instead of ending the whole process.
+func newLogger(log *slog.Logger, died func(message string)) *zap.Logger {
+	core := zapcore.NewSamplerWithOptions(&bridge{LevelEnabler: zapcore.WarnLevel, log: log}, sayAgain, 1, 0)
+	end := fatalHook(died)
+	return zap.New(core, zap.WithFatalHook(end), zap.WithPanicHook(end))
+}
+
+// With implements zapcore.Core.
+func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
+	return &bridge{LevelEnabler: b.LevelEnabler, log: b.log, fields: append(b.fields[:len(b.fields):len(b.fields)], fields...)}
+}
+
+// Check implements zapcore.Core.
+func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if b.Enabled(e.Level) {
+		return ce.AddCore(e, b)
+	}
+	return ce
+}
+
+// Write implements zapcore.Core.
+func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	enc := zapcore.NewMapObjectEncoder()
+	attrs := []slog.Attr{slog.String("text", e.Message)}
+	for _, f := range append(b.fields[:len(b.fields):len(b.fields)], fields...) {
+		f.AddTo(enc)
+		if v, ok := enc.Fields[f.Key]; ok {
+			attrs = append(attrs, slog.Any(f.Key, v))
+		}
+	}
+	// etcd's errors are no errors of ours: the fabric goes on without it.
+	b.log.LogAttrs(context.Background(), slog.LevelWarn, "embedded etcd", attrs...)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (b *bridge) Sync() error { return nil }
+
+type fatalHook func(message string)
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (h fatalHook) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
+	h(e.Message)
+	runtime.Goexit()
+}
