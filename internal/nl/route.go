@@ -286,6 +286,11 @@ func AddRoute(r Route) Request { return putRoute(r, netlink.Create|netlink.Excl)
 // metric: packets find either the old or the new one.
 func ReplaceRoute(r Route) Request { return putRoute(r, netlink.Create|netlink.Replace) }
 
+// AppendRoute installs a route behind those of the same destination and metric.
+// EEXIST: one of them leads the same way. IPv6 makes one multipath route of
+// classic routes with gateways.
+func AppendRoute(r Route) Request { return putRoute(r, netlink.Create|netlink.Append) }
+
 func putRoute(r Route, flags netlink.HeaderFlags) Request {
 	h := routeMsg(r.Dst, addr.Of(r.Dst.Addr()))
 	h[5] = r.Protocol
@@ -325,7 +330,8 @@ func routeKey(ae *netlink.AttributeEncoder, r Route) {
 }
 
 // DelRoute removes exactly r: the same destination, metric, protocol, type and
-// outgoing link. ESRCH if there is none.
+// next hop. ESRCH if there is none. Of an IPv6 multipath route, which is one
+// of several routes, the first is removed: the one that Protocol speaks of.
 func DelRoute(r Route) Request {
 	h := routeMsg(r.Dst, addr.Of(r.Dst.Addr()))
 	h[5] = r.Protocol
@@ -336,8 +342,12 @@ func DelRoute(r Route) Request {
 		switch {
 		case r.Nexthop != 0:
 			ae.Uint32(rtaNexthop, r.Nexthop)
-		case r.Type == Unicast && !r.Multiple:
+		case r.Type == Unicast && (!r.Multiple || r.Dst.Addr().Is6()):
 			ae.Uint32(unix.RTA_OIF, uint32(r.Link))
+			// Without it, IPv6 takes what others have in a multipath route along.
+			if r.Via.IsValid() && addr.Of(r.Via) == addr.Of(r.Dst.Addr()) {
+				ae.Bytes(unix.RTA_GATEWAY, r.Via.AsSlice())
+			}
 		}
 	})
 }

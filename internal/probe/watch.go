@@ -117,11 +117,7 @@ func (in *interest) concerns(e nl.Event) bool {
 	}
 	r := e.Route
 	if r.Protocol == state.Protocol {
-		if e.Gone {
-			delete(in.ours, r.Dst)
-		} else {
-			in.ours[r.Dst] = true
-		}
+		in.ours[r.Dst] = true // for good: another of ours may stand there still
 		return e.Gone
 	}
 	onLink := r.Type == nl.Unicast && !r.Via.IsValid() && r.Nexthop == 0

@@ -30,6 +30,7 @@ type Change struct {
 	Op     Op
 	Object state.Object // wanted; for Remove, what was found
 	Was    string       // for Update, what was found, for people
+	Found  state.Object // for Update by Diff, what was found, for the driver
 }
 
 // Result is a change and how it went; nil is success.
@@ -77,7 +78,7 @@ func Diff[K comparable, W, H state.Object](want map[K]W, have map[K]H, same func
 		case !ok:
 			out = append(out, Change{Op: Add, Object: w})
 		case !same(w, h):
-			out = append(out, Change{Op: Update, Object: w, Was: h.String()})
+			out = append(out, Change{Op: Update, Object: w, Was: h.String(), Found: h})
 		}
 	}
 	for k, h := range have {

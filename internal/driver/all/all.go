@@ -47,6 +47,6 @@ func All(o Options) []reconcile.Driver {
 		addr.New(o.Owner),
 		neigh.New(o.Owner),
 		fdb.New(o.Owner),
-		route.New(route.Options{Owner: o.Owner, Networks: o.Networks, Classic: o.ClassicRoutes}),
+		route.New(route.Options{Owner: o.Owner, Networks: o.Networks, Classic: o.ClassicRoutes, TakeOver: o.TakeOver}),
 	}
 }

@@ -153,9 +153,9 @@ func (r *reader) ours(ctx context.Context, f found) (bool, error) {
 	case f.raw.Nexthop != 0:
 		return r.ids.contains(f.raw.Nexthop), nil
 	case f.raw.Type == nl.Blackhole:
-		return f.Metric == r.o.Owner.BlackholeMetric() && r.inNetworks(f.Dst), nil
+		return f.Metric == r.o.Owner.BlackholeMetric() && r.o.covers(f.Dst), nil
 	default:
-		return r.inNetworks(f.Dst), nil
+		return r.o.covers(f.Dst), nil
 	}
 }
 
@@ -164,8 +164,9 @@ func otherInstance(alias string, owner state.Owner) bool {
 	return alias != owner.Alias() && strings.HasPrefix(alias, state.Owner{}.Alias())
 }
 
-func (r *reader) inNetworks(p netip.Prefix) bool {
-	return slices.ContainsFunc(r.o.Networks, func(n netip.Prefix) bool {
+// covers says whether p is inside the cluster networks.
+func (o Options) covers(p netip.Prefix) bool {
+	return slices.ContainsFunc(o.Networks, func(n netip.Prefix) bool {
 		return n.Bits() <= p.Bits() && n.Contains(p.Addr())
 	})
 }

@@ -16,8 +16,13 @@
 //
 // A route that somebody else has for a wanted destination and metric is taken
 // over, in place, if it is on a link of ours or means the same (plain flannel's
-// host-gw routes); else it stays, and the wanted one fails with its
-// description. Called by the engine through reconcile.
+// host-gw routes). Else it stays, and the wanted one fails with its
+// description, unless Options.TakeOver is set and the destination is inside
+// Options.Networks; routes that follow from an address of the host stay even
+// then. Foreign routes that stand beside one of ours stay in any case, and so do
+// those of peers that left before we came: nothing but a new lease of their
+// subnet tells them from an administrator's. Called by the engine through
+// reconcile.
 package route
 
 import (
@@ -40,6 +45,8 @@ type Options struct {
 	Networks []netip.Prefix
 	// Classic forgoes nexthop objects, as on kernels that have none.
 	Classic bool
+	// TakeOver replaces what stands in the way of wanted routes inside Networks.
+	TakeOver bool
 }
 
 // Driver sets routes.

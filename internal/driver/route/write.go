@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -171,101 +170,35 @@ func withoutFailed(routes []pending, failed map[uint32]error) []pending {
 // install writes the routes. An addition that meets a route of the same
 // destination and metric is looked at again: it may be one to take over.
 func (w *writer) install(ctx context.Context, routes []pending) {
-	reqs := make([]nl.Request, len(routes))
-	for i, p := range routes {
-		if p.result.Op == reconcile.Update {
-			reqs[i] = nl.ReplaceRoute(p.raw)
-		} else {
-			reqs[i] = nl.AddRoute(p.raw)
+	var added []pending
+	var updated []swap
+	for _, p := range routes {
+		if p.result.Op == reconcile.Add {
+			added = append(added, p)
+			continue
 		}
+		old, ok := p.result.Found.(found)
+		if !ok {
+			p.result.Err = fmt.Errorf("route driver got %T as found", p.result.Found)
+			continue
+		}
+		updated = append(updated, swap{pending: p, old: old.raw, whole: w.o.TakeOver && w.o.covers(p.want.Dst)})
 	}
+	w.swap(ctx, updated)
 	var met []pending
+	reqs := make([]nl.Request, len(added))
+	for i, p := range added {
+		reqs[i] = nl.AddRoute(p.raw)
+	}
 	for i, err := range w.conn.Do(ctx, reqs) {
-		routes[i].result.Err = err
-		if routes[i].result.Op == reconcile.Add && errors.Is(err, unix.EEXIST) {
-			met = append(met, routes[i])
+		added[i].result.Err = err
+		if errors.Is(err, unix.EEXIST) {
+			met = append(met, added[i])
 		}
 	}
 	if len(met) > 0 {
 		w.takeOver(ctx, met)
 	}
-}
-
-// takeOver replaces, in place, the routes that stand where ours should, if
-// they are on a link of ours or mean the same. The others it names.
-func (w *writer) takeOver(ctx context.Context, routes []pending) {
-	s := standing{reader: newReader(w.conn, w.o), lists: map[nl.RouteFilter]map[key]found{}}
-	s.reader.nexthops = w.objects
-	var reqs []nl.Request
-	var taken []pending
-	for _, p := range routes {
-		_, foreign := w.links.Own(ctx, p.want.Link)
-		f, ok, err := s.find(ctx, p, foreign == nil)
-		switch {
-		case err != nil:
-			p.result.Err = err
-		case ok && (foreign == nil || f.means(p.want)):
-			reqs, taken = append(reqs, nl.ReplaceRoute(p.raw)), append(taken, p)
-		default:
-			p.result.Err = w.inTheWay(ctx, s.reader, p)
-		}
-	}
-	for i, err := range w.conn.Do(ctx, reqs) {
-		taken[i].result.Err = err
-	}
-}
-
-// standing finds routes that may be taken over.
-type standing struct {
-	reader *reader
-	lists  map[nl.RouteFilter]map[key]found
-}
-
-// find looks for the route in the place of p: on a link of ours of any origin,
-// elsewhere only plain flannel's.
-func (s standing) find(ctx context.Context, p pending, ownLink bool) (found, bool, error) {
-	filter := nl.RouteFilter{Family: addr.Of(p.want.Dst.Addr()), Link: p.raw.Link}
-	if !ownLink {
-		filter.Protocol = nl.ProtocolBoot
-	}
-	list, read := s.lists[filter]
-	if !read {
-		raws, err := s.reader.conn.Routes(ctx, filter)
-		if err != nil {
-			return found{}, false, fmt.Errorf("list routes in the way: %w", err)
-		}
-		list = make(map[key]found, len(raws))
-		for _, raw := range raws {
-			f, err := s.reader.describe(ctx, raw)
-			if err != nil {
-				return found{}, false, err
-			}
-			list[keyOf(f.Route)] = f
-		}
-		s.lists[filter] = list
-	}
-	f, ok := list[keyOf(p.want)]
-	return f, ok, nil
-}
-
-// inTheWay describes the foreign route that p met, as far as one lookup tells.
-func (w *writer) inTheWay(ctx context.Context, rd *reader, p pending) error {
-	raws, errs := w.conn.RoutesTo(ctx, []nl.Lookup{{To: sample(p.want.Dst)}})
-	if raw := raws[0]; errs[0] == nil && raw.Dst == p.want.Dst {
-		if f, err := rd.describe(ctx, raw); err == nil {
-			return fmt.Errorf("%w: a foreign route has this destination: %s proto %d", unix.EEXIST, f.Route, raw.Protocol)
-		}
-	}
-	return fmt.Errorf("%w: a foreign route has this destination", unix.EEXIST)
-}
-
-// sample is an address of p that is unlikely to be the host's own, or a
-// broadcast address: both would be found in another table.
-func sample(p netip.Prefix) netip.Addr {
-	if a := addr.Host(p, 2); p.Contains(a) {
-		return a
-	}
-	return p.Addr()
 }
 
 // remove deletes routes, then nexthop objects. Deleting an object deletes its
