@@ -42,7 +42,7 @@ type Config struct {
 // resubscribe is the wait before kernel notifications are tried again.
 const resubscribe = time.Second
 
-// closing is how long an orderly stop may take to tell the store.
+// closing is how long an orderly stop may take to end the session.
 const closing = 3 * time.Second
 
 // Run runs a daemon until ctx ends, and then stops it in order: what is in the
@@ -94,6 +94,7 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 		}), c.Log)
 	})
 	g.Go(func() error { return control.Serve(ctx, at.socket, p, c.Log) })
+	g.Go(func() error { return stores.waitMember(ctx) })
 	g.Go(func() error { return stopped(stores.watched.Watch(ctx, p.picture)) })
 	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
 	g.Go(func() error { return p.watchKernel(ctx) })
@@ -101,11 +102,9 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	err = g.Wait()
 	c.Log.Info("flanneld stops; lease, devices and rules stay")
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
-	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
-	defer cancel()
-	if err := stores.close(bye); err != nil {
-		// It expires by itself; a stop is orderly without it.
-		c.Log.Warn("the session in the store could not be ended", "err", err)
+	if err := stores.close(context.WithoutCancel(ctx)); err != nil {
+		// A session expires by itself; a stop is orderly without its end.
+		c.Log.Warn("the store could not be left in order", "err", err)
 	}
 	return err
 }
@@ -178,6 +177,7 @@ func (p *parts) summary() report.Status {
 		s.Store.Error = h.Err.Error()
 		s.Store.Age = max(s.Store.Age, time.Since(h.Since))
 	}
+	p.stores.describe(&s)
 	return s
 }
 

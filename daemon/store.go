@@ -10,6 +10,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/store/embedded"
 	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
 	"github.com/flannel-ng/flannel-ng/internal/store/lastgood"
 )
@@ -18,7 +19,8 @@ import (
 type stores struct {
 	client  *etcd.Client
 	inner   *etcd.Store
-	watched lease.Store // inner behind the last-known-good file
+	watched lease.Store      // inner behind the last-known-good file
+	member  *embedded.Member // nil without --etcd-embedded
 }
 
 func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, error) {
@@ -26,8 +28,15 @@ func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, e
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
+	member, err := openMember(c)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	if member != nil {
+		member.Start(ctx)
+	}
 	inner := etcd.New(client, etcd.Options{HostID: id.Host, BootID: id.Boot, Log: c.Log})
-	return &stores{client: client, inner: inner, watched: lastgood.New(inner, lastgood.Options{
+	return &stores{client: client, inner: inner, member: member, watched: lastgood.New(inner, lastgood.Options{
 		Path:     filepath.Join(c.Options.StateDir, "last-known-good.json"),
 		Identity: strings.Join(c.Options.Etcd.Endpoints, ",") + c.Options.Etcd.Prefix,
 		Log:      c.Log,
@@ -42,10 +51,21 @@ func etcdConfig(o options.Options) etcd.ClientConfig {
 	}
 }
 
-// close ends the session, so that a successor need not wait for its expiry.
+// close ends the session, so that a successor need not wait for its expiry,
+// and then the member through which it may have been ended. Each has its own
+// time.
 func (s *stores) close(ctx context.Context) error {
-	if err := s.inner.Close(ctx); err != nil {
-		return errors.Join(fmt.Errorf("end the session in the store: %w", err), s.client.Close())
+	bye, cancel := context.WithTimeout(ctx, closing)
+	defer cancel()
+	var errs []error
+	if err := s.inner.Close(bye); err != nil {
+		errs = append(errs, fmt.Errorf("end the session in the store: %w", err))
 	}
-	return s.client.Close()
+	errs = append(errs, s.client.Close())
+	if s.member != nil {
+		bye, cancel := context.WithTimeout(ctx, memberClosing)
+		defer cancel()
+		errs = append(errs, s.member.Stop(bye))
+	}
+	return errors.Join(errs...)
 }

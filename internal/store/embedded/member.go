@@ -15,6 +15,10 @@ const (
 	retryFirst = time.Second
 	retryLast  = 30 * time.Second
 
+	// handOver is how long a leader tries to hand leadership over before it
+	// stops. Without, the others notice by themselves, a little later.
+	handOver = 2 * time.Second
+
 	// drain is how long a stop waits for the connections of other hosts, once
 	// the data is safe. They find another member by themselves.
 	drain = time.Second
@@ -209,15 +213,25 @@ func (m *Member) close(e *embed.Etcd, why error) error {
 	}
 	// First the data, then the connections: those of other hosts' watches
 	// would hold the stop for seconds.
-	e.Server.Stop()
-	closed := make(chan struct{})
+	within(handOver, func() {
+		if err := e.Server.TryTransferLeadershipOnShutdown(); err != nil {
+			m.config.Log.Debug("leadership of the store is not handed over", "err", err)
+		}
+	})
+	e.Server.HardStop()
+	within(drain, e.Close)
+	return why
+}
+
+// within does what takes at most limit to wait for; it may go on behind.
+func within(limit time.Duration, what func()) {
+	done := make(chan struct{})
 	go func() {
-		defer close(closed)
-		e.Close()
+		defer close(done)
+		what()
 	}()
 	select {
-	case <-closed:
-	case <-time.After(drain):
+	case <-done:
+	case <-time.After(limit):
 	}
-	return why
 }
