@@ -14,6 +14,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/daemon"
 	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 )
 
 // version is set by the linker (make build).
@@ -29,6 +30,9 @@ const (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
+	if len(args) > 0 && args[0] == tunnel.Subcommand {
+		return forward(args[1:])
+	}
 	o, err := options.Parse(args, os.Environ())
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -80,3 +80,12 @@ const (
 	NotDelivered   Reason = "deliver-error"  // the kernel refused the packet
 	FamilyNotBound Reason = "no-such-family" // no own address of the peer's family
 )
+
+// Reasons lists all of this version: those of datagrams from the underlay, in
+// the order of the checks, and then the others.
+func Reasons() []Reason {
+	return []Reason{
+		FromStranger, Malformed, FromElsewhere, NotForUs,
+		NoPeer, TooBig, NotSent, NotDelivered, FamilyNotBound,
+	}
+}

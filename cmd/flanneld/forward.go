@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/options"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/forwarder"
+)
+
+const forwardUsage = `Usage: flanneld forward --socket PATH [--build TEXT] [--log-format text|json]
+
+Moves the packets of the udp backend. flanneld starts it by itself and leaves
+it running when it ends; it ends when flanneld says so, on SIGTERM, or when its
+TUN device is deleted. Whoever answers on PATH hands over to it and ends.
+
+  --socket PATH      where flanneld and a successor speak with it
+  --build TEXT       what it calls its build (default: flanneld's version)
+  --log-format NAME  of the lines on standard error: text or json
+`
+
+// processName is what top and ps -o comm show: the kernel would say exe.
+const processName = "flanneld-fwd"
+
+// forward is `flanneld forward`: this process is a forwarder and nothing else.
+func forward(args []string) int {
+	o := forwarder.Options{Build: version}
+	format := string(options.FormatText)
+	flags := flag.NewFlagSet("flanneld "+tunnel.Subcommand, flag.ContinueOnError)
+	flags.SetOutput(os.Stderr)
+	flags.Usage = func() { fmt.Print(forwardUsage) }
+	flags.StringVar(&o.Socket, "socket", "", "")
+	flags.StringVar(&o.Build, "build", o.Build, "")
+	flags.StringVar(&format, "log-format", format, "")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return exitUsage
+	case o.Socket == "" || flags.NArg() > 0:
+		fmt.Fprintf(os.Stderr, "flanneld forward: needs --socket and takes no arguments\n%s", forwardUsage)
+		return exitUsage
+	}
+	o.Log = logger(options.Options{LogFormat: options.Format(format)}).With("forwarder", o.Socket)
+	return serve(o)
+}
+
+// serve lives until it is told to end. What ends flanneld, a terminal or a
+// supervisor's closed pipe, is not for us.
+func serve(o forwarder.Options) int {
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	name(o.Log)
+	err := forwarder.Run(ctx, o)
+	switch {
+	case errors.Is(err, forwarder.ErrDeviceGone):
+		o.Log.Info("forwarder ends", "why", err)
+	case err != nil:
+		o.Log.Error("forwarder ends", "err", err)
+		return exitFailure
+	default:
+		o.Log.Info("forwarder ends as it was told")
+	}
+	return 0
+}
+
+func name(log *slog.Logger) {
+	if err := os.WriteFile("/proc/self/comm", []byte(processName), 0); err != nil {
+		log.Debug("process keeps its name", "err", err)
+	}
+}
