@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/flannel-ng/flannel-ng/internal/backend/udp"
 	"github.com/flannel-ng/flannel-ng/internal/report"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
@@ -16,7 +17,7 @@ const accounting = time.Second
 // Status implements control.Source.
 func (p *parts) Status() report.Status {
 	s := p.summary()
-	if s.Network.Backend == "udp" {
+	if s.Network.Backend == udp.Type {
 		s.Tunnel = account(state.TunnelSocket(p.world.opts.SubnetFile))
 	}
 	return s
