@@ -10,11 +10,11 @@ import (
 	"github.com/flannel-ng/flannel-ng/lab/recorded"
 )
 
-func load(tb testing.TB) (recorded.Table, []recorded.Case) {
-	tb.Helper()
+func load(t *testing.T) (recorded.Table, []recorded.Case) {
+	t.Helper()
 	table, cases, err := recorded.Load(os.DirFS("../testdata/recorded"))
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatal(err)
 	}
 	return table, cases
 }
@@ -173,10 +173,8 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	_, cases := load(f)
-	for _, c := range cases {
-		f.Add(c.Facts.Packets)
-	}
+	f.Add("IP\n\t0x0000:  aa92 bde9 e1b1 de42 896d 5282 0800 4500\n\t0x0010:  0014 0000 0000 4032 0000 c633 6401 c633\n\t0x0020:  6402\n")
+	f.Add("\t0x0000:  aa92 bde9 e1b1 de42 896d 5282 86dd\n")
 	f.Fuzz(func(t *testing.T, dump string) {
 		lines, err := recorded.Decode(dump)
 		if again, err2 := recorded.Decode(dump); !slices.Equal(lines, again) || (err == nil) != (err2 == nil) {
