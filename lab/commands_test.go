@@ -51,7 +51,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"source":       command(false, source),
 		"route":        command(false, route),
 		"flow":         command(false, flow),
-		"capture":      command(false, capture),
+		"capture":      command(true, capture),
 		"address":      command(false, addressOf),
 	}
 }
@@ -311,6 +311,20 @@ func status(ctx context.Context, s *stage, c call) error {
 	})
 }
 
+// matchesNone is the opposite of matches: no pattern may match.
+func matchesNone(text string, patterns []string) error {
+	for _, p := range patterns {
+		re, err := regexp.Compile(p)
+		if err != nil {
+			return err
+		}
+		if found := re.FindString(text); found != "" {
+			return fmt.Errorf("%q matches %q in:\n%s", p, found, text)
+		}
+	}
+	return nil
+}
+
 func matches(text string, patterns []string) error {
 	for _, p := range patterns {
 		re, err := regexp.Compile(p)
@@ -394,6 +408,9 @@ func gone(ctx context.Context, s *stage, c call) error {
 
 // look takes a picture of what "save" and "same" compare.
 func (s *stage) look(ctx context.Context, what string, h *lab.Host) (string, error) {
+	if pattern, ok := strings.CutPrefix(what, "kernel~"); ok {
+		return linesOf(h.Kernel(ctx), pattern)
+	}
 	switch what {
 	case "subnet":
 		env, err := h.SubnetEnv()
@@ -405,11 +422,29 @@ func (s *stage) look(ctx context.Context, what string, h *lab.Host) (string, err
 	case "macs":
 		return h.MACs(ctx)
 	default:
-		return "", fmt.Errorf("cannot look at %q: want subnet, picture, kernel or macs", what)
+		return "", fmt.Errorf("cannot look at %q: want subnet, picture, kernel, kernel~PATTERN or macs", what)
 	}
 }
 
-// save subnet|picture|kernel|macs HOST
+// linesOf are the lines of text that match.
+func linesOf(text, pattern string) (string, error) {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if re.MatchString(line) {
+			b.WriteString(line)
+		}
+	}
+	if b.Len() == 0 {
+		return "", fmt.Errorf("nothing in the kernel matches %q", pattern)
+	}
+	return b.String(), nil
+}
+
+// save subnet|picture|kernel[~PATTERN]|macs HOST
 func save(ctx context.Context, s *stage, c call) error {
 	h, err := s.fabric.Host(c.arg(1))
 	if err != nil {
@@ -419,7 +454,7 @@ func save(ctx context.Context, s *stage, c call) error {
 	return err
 }
 
-// [!] same subnet|picture|kernel|macs HOST: is it as it was saved?
+// [!] same subnet|picture|kernel[~PATTERN]|macs HOST: is it as it was saved?
 func same(ctx context.Context, s *stage, c call) error {
 	h, err := s.fabric.Host(c.arg(1))
 	if err != nil {

@@ -227,8 +227,9 @@ func (s *stage) stopFlow(ctx context.Context, c call) error {
 	return nil
 }
 
-// capture start NAME HOST FILTER… | capture stop NAME PATTERN…: packets on the
-// host's uplink, in the words of tcpdump, must come to match every pattern.
+// capture start NAME HOST FILTER… | [!] capture stop NAME PATTERN…: packets on
+// the host's uplink, in the words of tcpdump, must come to match every pattern;
+// with "!" no packet so far matches any.
 func capture(ctx context.Context, s *stage, c call) error {
 	if len(c.args) < 3 {
 		return errUsage
@@ -244,6 +245,12 @@ func capture(ctx context.Context, s *stage, c call) error {
 	running, ok := s.captures[c.arg(1)]
 	if !ok {
 		return fmt.Errorf("no capture %q", c.arg(1))
+	}
+	if c.neg {
+		if err := running.Stop(ctx); err != nil { // flushes what it has
+			return err
+		}
+		return matchesNone(running.Packets(), c.args[2:])
 	}
 	err := lab.Eventually(ctx, func(context.Context) error { return matches(running.Packets(), c.args[2:]) })
 	return errors.Join(err, running.Stop(ctx))

@@ -18,6 +18,7 @@ func (h *Host) Kernel(ctx context.Context) string {
 	var b strings.Builder
 	for _, line := range [][]string{
 		{"ip", "-d", "link", "show", "type", "vxlan"},
+		{"ip", "-d", "link", "show", "type", "tun"},
 		{"ip", "addr"},
 		{"ip", "route", "show", "table", "all"},
 		{"ip", "-6", "route", "show", "table", "all"},

@@ -41,7 +41,7 @@ func (v variant) seen() string {
 func (v variant) mtu() string {
 	ipv6 := v["family"] != "4"
 	switch {
-	case v["carrier"] == "host-gw":
+	case v["carrier"] == "host-gw" || v["carrier"] == "alloc":
 		return "1500"
 	case v["carrier"] == "udp" && ipv6:
 		return "1452"

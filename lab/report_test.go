@@ -23,12 +23,13 @@ type report struct {
 	figures []string
 }
 
+func newReport() *report {
+	return &report{rows: map[string]map[string]string{}, reasons: map[string]string{}}
+}
+
 func (r *report) put(v variant, mark string) {
 	if v["carrier"] == "" || v["mix"] == "" {
 		return
-	}
-	if r.rows == nil {
-		r.rows, r.reasons = map[string]map[string]string{}, map[string]string{}
 	}
 	row := v["carrier"] + "\t" + v["mix"]
 	if r.rows[row] == nil {
