@@ -9,9 +9,12 @@ import (
 // Hook is a command of the operator that stands for an object: Run makes it,
 // Undo removes it. What it did cannot be read back.
 type Hook struct {
-	Name string // unique on this host: "startup", or the peer's subnets
-	Run  Command
+	Name string  // unique on this host: "startup", or the peer's subnets
+	Run  Command // without words: nothing to run
 	Undo Command // without words: nothing to undo
+	// After names the hook that this one stands on: it waits for its success,
+	// and is run again when that one was. "": none.
+	After string
 }
 
 // Command is a program with arguments. It is executed without a shell.

@@ -112,7 +112,8 @@ func (e *extension) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 	return s, nil
 }
 
-// Peer is the SubnetAddCommand for p, undone by the SubnetRemoveCommand. The
+// Peer is the SubnetAddCommand for p, undone by the SubnetRemoveCommand. It
+// waits for the PostStartupCommand, which may make the device it needs. The
 // backend data of p is whatever its host wrote: it goes to the input alone.
 func (e *extension) Peer(_ lease.Lease, _ facts.Node, p lease.Lease, o lease.Offer) (state.Set, error) {
 	var s state.Set
@@ -127,6 +128,9 @@ func (e *extension) Peer(_ lease.Lease, _ facts.Node, p lease.Lease, o lease.Off
 		return s, lacking
 	}
 	h.Name = join(names)
+	if strings.TrimSpace(e.opts.PostStartupCommand) != "" {
+		h.After = startupHook
+	}
 	env := e.environment(subnets, p.Public)
 	for _, c := range []*state.Command{&h.Run, &h.Undo} {
 		c.Env, c.Stdin = env, text+"\n"

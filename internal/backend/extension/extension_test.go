@@ -186,6 +186,9 @@ func TestPeer(t *testing.T) {
 			Words: []string{"del", "$SUBNET", "now"}, Env: env, Stdin: "$(id); $SUBNET\nsecond\n", Timeout: 7 * time.Second,
 		},
 	}
+	if h.After != "startup" {
+		t.Errorf("waits for %q", h.After)
+	}
 	for _, c := range []struct{ got, want state.Command }{{h.Run, want.Run}, {h.Undo, want.Undo}} {
 		if h.Name != want.Name || !slices.Equal(c.got.Words, c.want.Words) || !slices.Equal(c.got.Env, c.want.Env) ||
 			c.got.Stdin != c.want.Stdin || c.got.Timeout != c.want.Timeout {
@@ -214,7 +217,7 @@ func TestPeerData(t *testing.T) {
 			continue
 		}
 		h := hooks(t, s)
-		if h.Run.Stdin != want || h.Undo.Stdin != want || !slices.Equal(h.Run.Words, []string{"add", "$SUBNET"}) {
+		if h.After != "" || h.Run.Stdin != want || h.Undo.Stdin != want || !slices.Equal(h.Run.Words, []string{"add", "$SUBNET"}) {
 			t.Errorf("%s: %+v", data, h)
 		}
 	}
