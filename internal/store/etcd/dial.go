@@ -72,17 +72,28 @@ var (
 // are not used, as in flannel; a Store of the client warns of it. The caller
 // closes the client.
 func Dial(_ context.Context, c ClientConfig) (*Client, error) {
-	secure, err := c.tls()
+	config, err := c.Checked()
 	if err != nil {
 		return nil, err
 	}
+	client := NewClient(&remote{config: config}, c.Prefix)
+	client.warning = c.plaintext()
+	return client, nil
+}
+
+// Checked is c in the words of etcd's client, for those who work on the
+// cluster and not on what is in it.
+func (c ClientConfig) Checked() (clientv3.Config, error) {
+	secure, err := c.tls()
 	switch {
+	case err != nil:
+		return clientv3.Config{}, err
 	case len(c.Endpoints) == 0:
-		return nil, errNoEndpoint
+		return clientv3.Config{}, errNoEndpoint
 	case c.Password != "" && c.Username == "":
-		return nil, errUser
+		return clientv3.Config{}, errUser
 	}
-	client := NewClient(&remote{config: clientv3.Config{
+	return clientv3.Config{
 		Endpoints:            c.Endpoints,
 		TLS:                  secure,
 		Username:             c.Username,
@@ -92,9 +103,7 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 		DialKeepAliveTimeout: dialKeepAliveTimeout,
 		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(redial())},
 		Logger:               zap.NewNop(), // what matters comes back as an error
-	}}, c.Prefix)
-	client.warning = c.plaintext()
-	return client, nil
+	}, nil
 }
 
 // plaintext says that TLS was meant but is not used: the scheme decides.
