@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -91,82 +90,6 @@ func (c *Conn) Routes(ctx context.Context, f RouteFilter) ([]Route, error) {
 		return nil, nil // the kernel makes a table with its first route
 	}
 	return routes, err
-}
-
-// Lookup asks which entry of the routing tables a packet takes.
-type Lookup struct {
-	To   netip.Addr
-	Link int // index: prefer what leaves by it; 0: any
-}
-
-// lookupBatch is how many lookups go out in one write: all answers, which the
-// kernel makes before we read any, must fit into readBuffer.
-const lookupBatch = 128
-
-// RoutesTo answers lookups in order, each with a route or an error.
-func (c *Conn) RoutesTo(ctx context.Context, lookups []Lookup) ([]Route, []error) {
-	routes, errs := make([]Route, len(lookups)), make([]error, len(lookups))
-	for start := 0; start < len(lookups); start += lookupBatch {
-		end := min(start+lookupBatch, len(lookups))
-		err := ctx.Err()
-		if err == nil {
-			err = c.lookUp(lookups[start:end], routes[start:end], errs[start:end])
-		}
-		if err != nil {
-			fill(errs[start:], err)
-			break
-		}
-	}
-	return routes, errs
-}
-
-// lookUp sends one batch. To each lookup comes one answer: a route or an error.
-func (c *Conn) lookUp(lookups []Lookup, routes []Route, errs []error) error {
-	first := c.seq + 1
-	msgs := make([]netlink.Message, len(lookups))
-	for i, l := range lookups {
-		r := l.request()
-		if r.err != nil {
-			return fmt.Errorf("encode netlink request: %w", r.err)
-		}
-		msgs[i] = c.message(r)
-	}
-	if _, err := c.sock.SendMessages(msgs); err != nil {
-		return err
-	}
-	for left := len(lookups); left > 0; {
-		err := c.receive(func(h header, body []byte) error {
-			i := h.seq - first
-			if i >= uint32(len(lookups)) {
-				return nil // left over from a dump that was given up
-			}
-			left--
-			if h.typ == unix.NLMSG_ERROR {
-				errs[i] = parseError(h, body)
-				return nil
-			}
-			d, err := decodeRoute(body)
-			routes[i], errs[i] = d.Route, err
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l Lookup) request() Request {
-	h := make([]byte, routeHeader)
-	h[0] = fromFamily(addr.Of(l.To))
-	h[1] = uint8(l.To.BitLen())
-	binary.NativeEndian.PutUint32(h[8:], unix.RTM_F_FIB_MATCH)
-	return newRequest(unix.RTM_GETROUTE, 0, h, func(ae *netlink.AttributeEncoder) {
-		ae.Bytes(unix.RTA_DST, l.To.AsSlice())
-		if l.Link != 0 {
-			ae.Uint32(unix.RTA_OIF, uint32(l.Link))
-		}
-	})
 }
 
 // decodedRoute adds what only the filter needs.

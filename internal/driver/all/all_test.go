@@ -1,13 +1,18 @@
 package all_test
 
 import (
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/driver/all"
 	"github.com/flannel-ng/flannel-ng/internal/driver/drivertest"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
+	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
@@ -116,6 +121,85 @@ func BenchmarkPeers(b *testing.B) {
 			b.ReportMetric(float64(m.Sys)/(1<<20), "MiB")
 		})
 	}
+}
+
+// BenchmarkCarriers compares 5,000 peers without a tunnel with as many through
+// one, in IPv4: the drivers' work, and for neighbours the lookups that tell that
+// they are neighbours. It counts processor time, the kernel's included, so that
+// the ratios hold on a busy machine.
+func BenchmarkCarriers(b *testing.B) {
+	const peers = 5000
+	f := drivertest.FabricOf(1)
+	tunnel, direct := f.Local(), &state.Set{}
+	var targets []netip.Addr
+	for i := 1; i <= peers; i++ {
+		tunnel.Append(f.Peer(addr.IPv4, i))
+		next := netip.AddrFrom4([4]byte{198, 18, uint8(i >> 8), uint8(i)}) // RFC 2544
+		targets = append(targets, next)
+		direct.Routes = append(direct.Routes, state.Route{Dst: f.Subnet(addr.IPv4, i), Via: next, Link: drivertest.Uplink})
+	}
+	for _, mode := range []struct {
+		name    string
+		classic bool
+	}{{"nexthops", false}, {"classic", true}} {
+		b.Run(mode.name, func(b *testing.B) {
+			drivertest.Namespace(b)
+			drivertest.Run(b, "ip addr add 198.18.255.254/16 dev eth0")
+			d := drivers(f, mode.classic)
+			spent := map[string]time.Duration{}
+			for b.Loop() {
+				for name, want := range map[string]*state.Set{"vxlan": tunnel, "host-gw": direct} {
+					spent[name+"-program"] += processor(b, func() { execute(b, d, want) })
+					spent[name+"-unchanged"] += processor(b, func() { done(b, d, want) })
+					execute(b, d, &state.Set{})
+				}
+				spent["adjacency"] += processor(b, func() { adjacent(b, targets) })
+			}
+			for what, t := range spent {
+				b.ReportMetric(t.Seconds()*1000/float64(b.N), "cpu-ms/"+what)
+			}
+			b.ReportMetric(0, "ns/op")
+			unchanged := spent["host-gw-unchanged"] + spent["adjacency"]
+			b.ReportMetric(unchanged.Seconds()/spent["vxlan-unchanged"].Seconds(), "unchanged-ratio")
+			b.ReportMetric(spent["host-gw-program"].Seconds()/spent["vxlan-program"].Seconds(), "program-ratio")
+		})
+	}
+}
+
+// adjacent reads the facts about neighbours.
+func adjacent(tb testing.TB, targets []netip.Addr) {
+	tb.Helper()
+	links, err := probe.Links(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	routes, err := probe.RoutesTo(tb.Context(), probe.Lookup{
+		Links: links, Skip: func(facts.Link) bool { return false }, Uplink: drivertest.Uplink, Targets: targets,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n := facts.Node{Uplink: facts.Link{Name: drivertest.Uplink}, Routes: routes}
+	for _, a := range targets {
+		if link, _ := n.Adjacent(a); link != drivertest.Uplink {
+			tb.Fatalf("%s is on %q", a, link)
+		}
+	}
+}
+
+// processor is the processor time that f takes.
+func processor(tb testing.TB, f func()) time.Duration {
+	tb.Helper()
+	now := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			tb.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	start := now()
+	f()
+	return now() - start
 }
 
 func measure(f func()) time.Duration {

@@ -25,7 +25,8 @@ func (w *writer) takeOver(ctx context.Context, routes []pending) {
 	for _, p := range routes {
 		_, foreign := w.links.Own(ctx, p.want.Link)
 		f, ok, err := s.find(ctx, p, foreign == nil)
-		if err == nil && !(ok && (foreign == nil && f.raw.Link == p.raw.Link || f.means(p.want))) {
+		adopt := ok && (foreign == nil && f.raw.Link == p.raw.Link || f.means(p.want))
+		if err == nil && !adopt {
 			f, err = s.obstacle(ctx, p)
 		}
 		if err != nil {
