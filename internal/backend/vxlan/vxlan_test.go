@@ -41,6 +41,9 @@ func TestOptions(t *testing.T) {
 		{`{"Type":"vxlan","Port":70000}`, "Backend.Port 70000: must be 0..65535"},
 		{`{"Type":"vxlan","MTU":-1}`, "Backend.MTU -1: must be 0..65535"},
 		{`{"Type":"vxlan","DirectRouting":"yes"}`, "Backend.DirectRouting"},
+		{`{"Type":"vxlan","GBP":1}`, "Backend.GBP 1: must be true or false"},
+		{`{"Type":"vxlan","Learning":"no"}`, `Backend.Learning "no": must be true or false, without quotes`},
+		{`{"Type":"vxlan","ChecksumOffload":"off"}`, `Backend.ChecksumOffload "off": must be true or false, without quotes`},
 	} {
 		_, _, err := vxlan.New(backend.Setup{Options: config.Backend{Type: "vxlan", Options: []byte(tt.options)}})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -35,16 +35,16 @@ func tunSet(name string) *state.Set {
 	return &state.Set{Links: []state.Link{{Name: name, Type: state.LinkTUN, MTU: 1472}}}
 }
 
-// attach opens a TUN device, as its reader does; it makes one that is not
+// attach opens flannel0, as its reader does; it makes one that is not
 // there, for as long as it is open.
-func attach(t *testing.T, name string, flags uint16) (fd int, err error) {
+func attach(t *testing.T, flags uint16) (fd int, err error) {
 	t.Helper()
 	fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(fd) })
-	ifr, err := unix.NewIfreq(name)
+	ifr, err := unix.NewIfreq("flannel0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestTUNLikeFlannel(t *testing.T) {
 	drivertest.MustBeDone(t, d, want)
 	for _, reader := range []string{"without a reader", "with a reader"} {
 		if reader == "with a reader" {
-			if _, err := attach(t, "flannel0", asForwarder); err != nil {
+			if _, err := attach(t, asForwarder); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -97,7 +97,7 @@ func TestTUNStolen(t *testing.T) {
 			f := drivertest.FabricOf(1)
 			d, want := link.New(f.Owner), tunSet("flannel0")
 			drivertest.MustApply(t, d, want)
-			if _, err := attach(t, "flannel0", asForwarder); err != nil {
+			if _, err := attach(t, asForwarder); err != nil {
 				t.Fatal(err)
 			}
 			words := strings.Split(command, " ")
@@ -148,7 +148,7 @@ func TestTUNTransientOfOurs(t *testing.T) {
 	f := drivertest.FabricOf(1)
 	d, want := link.New(f.Owner), tunSet("flannel0")
 	drivertest.MustApply(t, d, want)
-	fd, err := attach(t, "flannel0", asForwarder)
+	fd, err := attach(t, asForwarder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestTUNForeignIsRefused(t *testing.T) {
 			tunNamespace(t)
 			drivertest.Run(t, script)
 			if script == "" {
-				if _, err := attach(t, "flannel0", asFlannel); err != nil {
+				if _, err := attach(t, asFlannel); err != nil {
 					t.Fatal(err)
 				}
 			}
