@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flannel-ng/flannel-ng/internal/control"
+	"github.com/flannel-ng/flannel-ng/internal/driver/hook"
 	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/events"
 	"github.com/flannel-ng/flannel-ng/internal/identity"
@@ -97,11 +98,13 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g.Go(func() error { return stores.waitMember(ctx) })
 	g.Go(func() error { return stopped(stores.watched.Watch(ctx, p.picture)) })
 	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
+	g.Go(func() error { return stopped(p.world.startup.Run(ctx)) })
 	g.Go(func() error { return p.watchKernel(ctx) })
 	g.Go(func() error { return stopped(p.engine.Run(ctx)) })
 	err = g.Wait()
 	c.Log.Info("flanneld stops; lease, devices and rules stay")
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
+	p.hooks.Wait() // a command is not cut short at once
 	if err := stores.close(context.WithoutCancel(ctx)); err != nil {
 		// A session expires by itself; a stop is orderly without its end.
 		c.Log.Warn("the store could not be left in order", "err", err)
@@ -139,11 +142,13 @@ type parts struct {
 	engine *engine.Engine
 	ring   *events.Ring
 	stores *stores
+	hooks  *hook.Driver
 }
 
 func newParts(c Config, id *identity.Identity, st *stores) *parts {
 	p := &parts{log: c.Log, ring: events.New(events.DefaultLimit, time.Now), stores: st}
 	p.world = newWorld(c, id.Host)
+	p.world.startup = newStartup(c.Log, func() { p.engine.Ring() })
 	p.engine = newEngine(c, p, p.world)
 	p.world.keeper = keeper.New(st.watched, keeper.Options{
 		HostID: id.Host, RenewMargin: c.Options.RenewMargin, Grace: c.Options.LostLeaseGrace,

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
@@ -18,6 +17,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/file"
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/ipt"
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
+	"github.com/flannel-ng/flannel-ng/internal/driver/hook"
 	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
@@ -29,16 +29,19 @@ import (
 func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 	owner := p.world.owner
 	tables := nft.New(nft.Options{Owner: owner, Log: c.Log})
+	p.hooks = hook.New(hook.Options{
+		Journal: state.HookJournal(c.Options.SubnetFile), Allowed: c.Options.AllowExtension,
+		Wake: func() { p.engine.Ring() }, Log: c.Log,
+	})
 	return engine.New(engine.Config{
 		World: w,
 		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
 			kernel := drivers.All(drivers.Options{
 				Owner: owner, Networks: networks, TakeOver: c.Options.TakeOver,
 				TunnelSocket: state.TunnelSocket(c.Options.SubnetFile),
-				HookJournal:  strings.TrimSuffix(c.Options.SubnetFile, ".env") + ".hooks.json",
 				Wake:         p.engine.Ring, Log: c.Log,
 			})
-			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log}))
+			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log}), p.hooks)
 		},
 		Files: file.New(),
 		NewBackend: func(s backend.Setup) (backend.Backend, []string, error) {

@@ -25,13 +25,16 @@ type world struct {
 	owner  state.Owner
 	hostID string
 	keeper *keeper.Keeper
+	// startup runs the backend's startup command; nil in a dry run.
+	startup *startup
 
 	log *slog.Logger
 
 	snapshot atomic.Pointer[lease.Snapshot]
 	node     *facts.Node // the last that Node returned
-	// adjacency: the backend asks which peers are on our links; nil: not known.
-	adjacency *bool
+	// backend is that of the first config that can be read, as the engine's is:
+	// the backend of a running fabric does not change. nil: not known.
+	backend *config.Backend
 }
 
 func newWorld(c Config, hostID string) *world {
@@ -72,6 +75,7 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 		return facts.Node{}, fmt.Errorf("read routes to peers: %w", err)
 	}
 	n.HostID, n.Forwards = w.hostID, forwards
+	n.Startup, n.StartupPending = w.printed()
 	w.tell(n)
 	w.node = &n
 	return n, nil
@@ -102,22 +106,39 @@ func (w *world) uplink(ctx context.Context, links []facts.Link, families []addr.
 	return n, err
 }
 
-// peers are the addresses whose adjacency the backend will ask for. Like the
-// engine it goes by the first config that can be read: the backend of a
-// running fabric does not change.
-func (w *world) peers() []netip.Addr {
-	snap, _ := w.Snapshot()
-	if w.adjacency == nil {
+// fabric is the backend of the fabric; false while there is no config.
+func (w *world) fabric() (config.Backend, bool) {
+	if w.backend == nil {
+		snap, _ := w.Snapshot()
 		n, err := config.Parse(snap.Config)
 		if err != nil {
-			return nil
+			return config.Backend{}, false
 		}
-		needed := backends.Adjacency(n.Backend)
-		w.adjacency = &needed
+		w.backend = &n.Backend
 	}
-	if !*w.adjacency {
+	return *w.backend, true
+}
+
+// printed is what the startup command printed, or why that is not known yet. It
+// gets the command going.
+func (w *world) printed() (output, pending string) {
+	b, ok := w.fabric()
+	if !ok || w.startup == nil || !w.opts.AllowExtension {
+		return "", ""
+	}
+	c, err := backends.Startup(b)
+	if err != nil {
+		return "", err.Error()
+	}
+	return w.startup.ask(c)
+}
+
+// peers are the addresses whose adjacency the backend will ask for.
+func (w *world) peers() []netip.Addr {
+	if b, ok := w.fabric(); !ok || !backends.Adjacency(b) {
 		return nil
 	}
+	snap, _ := w.Snapshot()
 	var out []netip.Addr
 	for _, l := range snap.Leases {
 		for _, f := range addr.Families() {

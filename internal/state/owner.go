@@ -34,6 +34,11 @@ func TunnelSocket(subnetFile string) string {
 	return strings.TrimSuffix(subnetFile, ".env") + ".tunnel.sock"
 }
 
+// HookJournal is where that daemon notes which commands it ran.
+func HookJournal(subnetFile string) string {
+	return strings.TrimSuffix(subnetFile, ".env") + ".hooks.json"
+}
+
 // OwnerOf derives the owner from the absolute path of the subnet file.
 func OwnerOf(subnetFile string) Owner {
 	if subnetFile == DefaultSubnetFile {

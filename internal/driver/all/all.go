@@ -31,9 +31,6 @@ type Options struct {
 	TakeOver bool
 	// TunnelSocket is where the forwarder process answers (state.TunnelSocket).
 	TunnelSocket string
-	// HookJournal is the file that tells which commands were run and have to
-	// be undone.
-	HookJournal string
 	// Wake asks for a pass soon: something ended that no notification tells of.
 	Wake func()
 	Log  *slog.Logger
