@@ -32,6 +32,7 @@ func run(args []string) int {
 		Stdout:       os.Stdout,
 		Stderr:       os.Stderr,
 		Dial:         dial,
+		Restore:      restore,
 		CheckBackend: checkBackend,
 		RouteTable:   "/proc/self/net/route",
 	}, args)

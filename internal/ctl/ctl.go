@@ -37,6 +37,10 @@ type Env struct {
 	Stderr  io.Writer
 	// Dial opens the store.
 	Dial func(context.Context, StoreOptions) (*Store, error)
+	// Restore makes a data directory of a snapshot and says what was in it, and
+	// where the former directory is now, if there was one. It fails with ErrBusy
+	// and ErrNotEmpty.
+	Restore func(Restore) (info SnapshotInfo, aside string, err error)
 	// CheckBackend checks the Backend object of a config by the rules of the
 	// backend that it names.
 	CheckBackend func(config.Network) (warnings []string, err error)
@@ -83,7 +87,8 @@ func Command(env Env) *cobra.Command {
 		Use:   "flannelctl",
 		Short: "Look at a flannel-ng fabric and change its leases and config",
 		Long: `flannelctl asks the flanneld of this host over its control socket (status,
-plan, events), and works on the store that all hosts share (lease, config).
+plan, events), and works on the store that all hosts share (lease, config,
+store).
 
 Exit codes: 0 done, 1 error, 3 not ready (status).`,
 		SilenceErrors: true,
@@ -99,7 +104,7 @@ Exit codes: 0 done, 1 error, 3 not ready (status).`,
 	a.store.register(flags)
 	root.AddCommand(
 		a.statusCommand(), a.planCommand(), a.eventsCommand(),
-		a.leaseCommand(), a.configCommand(),
+		a.leaseCommand(), a.configCommand(), a.storeCommand(),
 		a.dockerOptsCommand(), a.versionCommand(),
 	)
 	return root

@@ -38,6 +38,7 @@ func testEnv() ctl.Env {
 		Environ: os.Environ(),
 		Stdin:   os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Dial:         dialFile,
+		Restore:      restoreFile,
 		CheckBackend: checkBackend,
 		RouteTable:   "routes",
 	}
@@ -113,6 +114,7 @@ type fileStore struct {
 	Silent bool        // etcd does not answer
 	Racing bool        // somebody else writes between every Get and Set
 	Table  []fileLease `json:"Leases"`
+	Peers  []ctl.Member
 }
 
 type fileLease struct {
@@ -139,7 +141,7 @@ func dialFile(_ context.Context, o ctl.StoreOptions) (*ctl.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ctl.Store{Admin: s, Configs: fileConfigs{s}, Close: func() error {
+	return &ctl.Store{Admin: s, Configs: fileConfigs{s}, Cluster: fileCluster{s}, Close: func() error {
 		data, err := json.MarshalIndent(s, "", " ")
 		return errors.Join(err, os.WriteFile(storeFile, data, 0o600), os.WriteFile("dialed.json", append(dialed, '\n'), 0o600))
 	}}, nil
@@ -216,4 +218,37 @@ func (s fileConfigs) Set(_ context.Context, data []byte, rev int64) error {
 	text := string(data)
 	s.Config, s.Rev = &text, s.Rev+1
 	return nil
+}
+
+// fileCluster has its members in the file, and saves a snapshot of nothing.
+type fileCluster struct{ *fileStore }
+
+func (s fileCluster) Members(context.Context) ([]ctl.Member, error) { return s.Peers, nil }
+
+func (s fileCluster) Remove(_ context.Context, id uint64) error {
+	s.Peers = slices.DeleteFunc(s.Peers, func(m ctl.Member) bool { return m.ID == id })
+	return nil
+}
+
+func (s fileCluster) Snapshot(_ context.Context, file string) (ctl.SnapshotInfo, error) {
+	return ctl.SnapshotInfo{Revision: s.Rev, Keys: len(s.Table), Size: 20<<10 + 1}, os.WriteFile(file, nil, 0o600)
+}
+
+// restoreFile writes what it was asked for to restored.json.
+func restoreFile(r ctl.Restore) (ctl.SnapshotInfo, string, error) {
+	switch filepath.Base(r.Dir) {
+	case "busy":
+		return ctl.SnapshotInfo{}, "", ctl.ErrBusy
+	case "full":
+		if !r.Force {
+			return ctl.SnapshotInfo{}, "", ctl.ErrNotEmpty
+		}
+	}
+	r.Dir = filepath.Base(r.Dir)
+	asked, err := json.Marshal(r)
+	aside := ""
+	if r.Force {
+		aside = "full.until-then"
+	}
+	return ctl.SnapshotInfo{Revision: 42, Keys: 7}, aside, errors.Join(err, os.WriteFile("restored.json", append(asked, '\n'), 0o600))
 }

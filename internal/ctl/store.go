@@ -48,6 +48,7 @@ var (
 type Store struct {
 	Admin   Admin
 	Configs Configs
+	Cluster Cluster
 	Close   func() error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,7 +32,7 @@ func newLogger(log *slog.Logger, died func(message string)) *zap.Logger {
 
 // With implements zapcore.Core.
 func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
-	return &bridge{LevelEnabler: b.LevelEnabler, log: b.log, fields: append(b.fields[:len(b.fields):len(b.fields)], fields...)}
+	return &bridge{LevelEnabler: b.LevelEnabler, log: b.log, fields: slices.Concat(b.fields, fields)}
 }
 
 // Check implements zapcore.Core.
@@ -46,7 +47,7 @@ func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
 	attrs := []slog.Attr{slog.String("text", e.Message)}
-	for _, f := range append(b.fields[:len(b.fields):len(b.fields)], fields...) {
+	for _, f := range slices.Concat(b.fields, fields) {
 		f.AddTo(enc)
 		if v, ok := enc.Fields[f.Key]; ok {
 			attrs = append(attrs, slog.Any(f.Key, v))
