@@ -32,6 +32,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"containers":   command(false, containers),
 		"container":    command(false, container),
 		"on":           command(true, on),
+		"shows":        command(true, shows),
 		"status":       command(false, status),
 		"subnetenv":    command(true, subnetenv),
 		"heard":        command(false, heard),
@@ -262,6 +263,26 @@ func on(ctx context.Context, s *stage, c call) error {
 		fmt.Fprint(c.ts.Stderr(), failed.Stderr)
 	}
 	return negated(c, err)
+}
+
+// [!] shows PATTERN NODE COMMAND…: waits until what the command prints matches,
+// or, with "!", until it no longer does.
+func shows(ctx context.Context, s *stage, c call) error {
+	if len(c.args) < 3 {
+		return errUsage
+	}
+	n, err := s.node(c.arg(1))
+	if err != nil {
+		return err
+	}
+	look := matches
+	if c.neg {
+		look = matchesNone
+	}
+	return lab.Eventually(ctx, func(ctx context.Context) error {
+		out, err := n.Run(ctx, c.args[2:]...)
+		return errors.Join(err, look(out, c.args[:1]))
+	})
 }
 
 func negated(c call, err error) error {
