@@ -218,7 +218,7 @@ func (s *Server) converse(ctx context.Context, conn *net.UnixConn) {
 		}
 		if r.Do == doQuit {
 			s.quitting.Do(func() { close(s.quit) })
-			return
+			continue // Serve ends the conversation, when nobody finds the socket any more
 		}
 		if err != nil {
 			return
