@@ -57,7 +57,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	}
 }
 
-// fabric hosts=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel backend=TYPE|JSON netconf=JSON
+// fabric hosts=N embedded=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel backend=TYPE|JSON netconf=JSON
 func buildFabric(_ context.Context, s *stage, c call) error {
 	o := lab.Options{Hosts: 3, Firewall: lab.NFTables, Underlay: lab.L2, Binaries: s.bin}
 	set := map[string]string{"family": "dual", "mix": "own"}
@@ -71,6 +71,11 @@ func buildFabric(_ context.Context, s *stage, c call) error {
 	var err error
 	if text, ok := set["hosts"]; ok {
 		if o.Hosts, err = strconv.Atoi(text); err != nil {
+			return err
+		}
+	}
+	if text, ok := set["embedded"]; ok {
+		if o.Embedded, err = strconv.Atoi(text); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Etcd is a real etcd on a node of its own.
+// Etcd is a real etcd on a node of its own; if the store is embedded, the node
+// is only where our client of it sits.
 type Etcd struct {
 	*Node
 	Endpoint string // as hosts reach it
@@ -25,11 +26,18 @@ type Etcd struct {
 	server *process
 }
 
-// startEtcd serves etcd on the underlay and loads the network config.
+// etcdPort is where clients reach etcd.
+const etcdPort = 2379
+
+// startEtcd serves etcd on the underlay and loads the network config. If the
+// store is embedded, the hosts do that.
 func (f *Fabric) startEtcd(ctx context.Context) error {
 	e := f.Etcd
-	local := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 2379)
-	public := netip.AddrPortFrom(f.plan.at(f.Options.Families[0], placeEtcd).prefix.Addr(), 2379)
+	if f.Options.Embedded > 0 {
+		return f.reachMembers()
+	}
+	local := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), etcdPort)
+	public := netip.AddrPortFrom(f.plan.at(f.Options.Families[0], placeEtcd).prefix.Addr(), etcdPort)
 	e.Endpoint = "http://" + public.String()
 	if err := e.serve(ctx, f.Options.Binaries.Lab, "http://"+local.String(), e.Endpoint); err != nil {
 		return err

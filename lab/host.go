@@ -50,9 +50,9 @@ func (h *Host) Underlay(f addr.Family) netip.Addr {
 func (h *Host) daemonArgs() []string {
 	args := []string{
 		h.fabric.Options.Binaries.Flanneld,
-		"--etcd-endpoints=" + h.fabric.Etcd.Endpoint,
 		"--healthz-ip=127.0.0.1", fmt.Sprintf("--healthz-port=%d", h.healthPort()),
 	}
+	args = append(args, h.storeArgs()...)
 	if h.instance != "" { // the first one runs with the defaults
 		args = append(args, "--etcd-prefix="+h.Prefix(), "--subnet-file="+h.SubnetFile())
 	}

@@ -31,6 +31,9 @@ type Options struct {
 	// Replayed hosts, the last ones, are plain flannel hosts: not a program
 	// but its recorded traces in etcd and the kernel.
 	Replayed int
+	// Embedded hosts, the first ones, run the members of the store in their
+	// flanneld; then there is no other etcd.
+	Embedded int
 	Binaries Binaries
 	Backend  string // type of the backend, or its whole JSON object; "" is vxlan
 	// NetConf replaces the network config, if not empty.
