@@ -17,6 +17,9 @@ func DirectVia() netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, 200})
 type Fabric struct {
 	ID    uint8 // 1 or 2: VNI and address range
 	Owner state.Owner
+	// TUN is a fabric on one TUN device with a forwarder behind it, instead of
+	// a VXLAN device for each family.
+	TUN bool
 }
 
 // FabricOf makes the fabric of a number; each has another owner.
@@ -30,6 +33,9 @@ func FabricOf(id uint8) Fabric {
 
 // Link names the device of a family.
 func (f Fabric) Link(family addr.Family) string {
+	if f.TUN {
+		return fmt.Sprintf("flannel%d", f.ID)
+	}
 	if family == addr.IPv4 {
 		return fmt.Sprintf("flannel.%d", f.ID)
 	}
@@ -74,6 +80,9 @@ func Public(family addr.Family, i int) netip.Addr {
 // Local is what the host has of itself: devices, addresses, and a blackhole
 // for its own subnet.
 func (f Fabric) Local() *state.Set {
+	if f.TUN {
+		return f.localTUN()
+	}
 	var s state.Set
 	for _, family := range addr.Families() {
 		l := state.Link{
@@ -84,6 +93,20 @@ func (f Fabric) Local() *state.Set {
 		s.Addresses = append(s.Addresses, state.Address{Link: l.Name, Prefix: addr.Single(f.Subnet(family, 0).Addr())})
 		s.Routes = append(s.Routes, state.Route{Dst: f.Subnet(family, 0), Blackhole: true, Metric: f.Owner.BlackholeMetric()})
 	}
+	return &s
+}
+
+// localTUN is Local for a fabric on a TUN device.
+func (f Fabric) localTUN() *state.Set {
+	t := state.Tunnel{Link: f.Link(addr.IPv4), Port: 8285 + uint16(f.ID)}
+	s := state.Set{Links: []state.Link{{Name: t.Link, Type: state.LinkTUN, MTU: 1400}}}
+	for i, family := range addr.Families() {
+		t.Source.Put(family, Public(family, 0))
+		t.Local.Put(family, f.Subnet(family, 0))
+		s.Addresses = append(s.Addresses, state.Address{Link: t.Link, Prefix: addr.Single(f.Subnet(family, 0).Addr())})
+		s.Routes = append(s.Routes, state.Route{Dst: f.Networks()[i], Link: t.Link})
+	}
+	s.Tunnels = []state.Tunnel{t}
 	return &s
 }
 
@@ -103,6 +126,9 @@ func (f Fabric) With(n int) *state.Set {
 // Peer is what the host has for peer i.
 func (f Fabric) Peer(family addr.Family, i int) state.Set {
 	link, mac, subnet := f.Link(family), f.MAC(family, i), f.Subnet(family, i)
+	if f.TUN {
+		return state.Set{Ends: []state.TunnelEnd{{Link: link, Subnet: subnet, Dst: Public(family, i)}}}
+	}
 	return state.Set{
 		Neighbours: []state.Neighbour{{Link: link, IP: subnet.Addr(), MAC: mac}},
 		FDB:        []state.FDBEntry{{Link: link, MAC: mac, Dst: Public(family, i)}},

@@ -14,6 +14,8 @@ import (
 // Subject is a driver under test.
 type Subject struct {
 	New func(f Fabric) reconcile.Driver
+	// TUN shows the driver fabrics on a TUN device.
+	TUN bool
 	// Peers is how many the suite uses where it needs many.
 	Peers int
 	// Steal is commands that take away or alter objects of FabricOf(1), each
@@ -26,6 +28,13 @@ type Subject struct {
 	Litter []string
 	// Bad adds one object that cannot be made.
 	Bad func(f Fabric, s *state.Set)
+}
+
+// fabric is FabricOf of the kind that the subject is shown.
+func (s Subject) fabric(id uint8) Fabric {
+	f := FabricOf(id)
+	f.TUN = s.TUN
+	return f
 }
 
 // Conformance runs the suite.
@@ -96,7 +105,7 @@ func Ground(tb testing.TB, f Fabric) {
 
 func twice(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d, want := s.New(f), f.With(s.Peers)
 	Ground(t, f)
 	MustApply(t, d, want)
@@ -105,7 +114,7 @@ func twice(t *testing.T, s Subject) {
 
 func stolen(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d, want := s.New(f), f.With(3)
 	for _, command := range s.Steal {
 		Ground(t, f)
@@ -122,7 +131,7 @@ func stolen(t *testing.T, s Subject) {
 
 func leftovers(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d := s.New(f)
 	Run(t, s.Prepare)
 	Ground(t, f)
@@ -147,7 +156,7 @@ func leftovers(t *testing.T, s Subject) {
 
 func foreign(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d := s.New(f)
 	Ground(t, f)
 	before := Foreign(t)
@@ -161,7 +170,7 @@ func foreign(t *testing.T, s Subject) {
 
 func twoOwners(t *testing.T, s Subject) {
 	t.Helper()
-	one, two := FabricOf(1), FabricOf(2)
+	one, two := s.fabric(1), s.fabric(2)
 	d1, d2 := s.New(one), s.New(two)
 	Ground(t, one)
 	Ground(t, two)
@@ -188,7 +197,7 @@ func twoOwners(t *testing.T, s Subject) {
 
 func oneBad(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d, want := s.New(f), f.With(s.Peers)
 	Ground(t, f)
 	s.Bad(f, want)
@@ -202,7 +211,7 @@ func oneBad(t *testing.T, s Subject) {
 
 func failedReading(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d, want := s.New(f), f.With(3)
 	Ground(t, f)
 	MustApply(t, d, want)
@@ -218,7 +227,7 @@ func failedReading(t *testing.T, s Subject) {
 // nothing wanted, nothing of ours remains.
 func closing(t *testing.T, s Subject) {
 	t.Helper()
-	f := FabricOf(1)
+	f := s.fabric(1)
 	d := s.New(f)
 	Ground(t, f)
 	MustApply(t, d, f.With(3))
