@@ -258,11 +258,7 @@ func on(ctx context.Context, s *stage, c call) error {
 	if err != nil {
 		return err
 	}
-	args := c.args[1:]
-	if args[0] == "flannelctl" {
-		args = append([]string{s.bin.Flannelctl}, args[1:]...)
-	}
-	out, err := n.Run(ctx, args...)
+	out, err := n.Run(ctx, s.command(c.args[1:])...)
 	fmt.Fprint(c.ts.Stdout(), out)
 	if failed := (*lab.CommandError)(nil); errors.As(err, &failed) {
 		fmt.Fprint(c.ts.Stderr(), failed.Stderr)
@@ -285,9 +281,17 @@ func shows(ctx context.Context, s *stage, c call) error {
 		look = matchesNone
 	}
 	return lab.Eventually(ctx, func(ctx context.Context) error {
-		out, err := n.Run(ctx, c.args[2:]...)
+		out, err := n.Run(ctx, s.command(c.args[2:])...)
 		return errors.Join(err, look(out, c.args[:1]))
 	})
+}
+
+// command is args with the path of the built flannelctl.
+func (s *stage) command(args []string) []string {
+	if args[0] == "flannelctl" {
+		return append([]string{s.bin.Flannelctl}, args[1:]...)
+	}
+	return args
 }
 
 func negated(c call, err error) error {
