@@ -24,6 +24,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/subnetenv"
 	"github.com/flannel-ng/flannel-ng/internal/traffic"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 )
 
 func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
@@ -38,8 +39,11 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
 			kernel := drivers.All(drivers.Options{
 				Owner: owner, Networks: networks, TakeOver: c.Options.TakeOver,
-				TunnelSocket: state.TunnelSocket(c.Options.SubnetFile),
-				Wake:         p.engine.Ring, Log: c.Log,
+				Forwarder: tunnel.Process{
+					Socket: state.TunnelSocket(c.Options.SubnetFile), Build: c.Version,
+					Flags: []string{"--log-format", string(c.Options.LogFormat)},
+				},
+				Wake: p.engine.Ring, Log: c.Log,
 			})
 			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log}), p.hooks)
 		},

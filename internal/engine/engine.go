@@ -125,8 +125,13 @@ const heartbeat = 30 * time.Second
 const conditionsEvery = time.Minute
 
 // Run makes passes until ctx ends, or until the host cannot take part in the
-// fabric at all.
+// fabric at all. What the drivers made stays.
 func (e *Engine) Run(ctx context.Context) error {
+	err := e.loop(ctx)
+	return errors.Join(err, reconcile.Close(e.drivers))
+}
+
+func (e *Engine) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	life := time.NewTicker(heartbeat)

@@ -143,3 +143,25 @@ func TestPlanChangesNothing(t *testing.T) {
 		t.Errorf("plan %v, %v; changed %q", changes, err, log)
 	}
 }
+
+// closer is a driver that keeps something open.
+type closer struct {
+	*reconciletest.Memory
+	err    error
+	closed int
+}
+
+func (c *closer) Close() error {
+	c.closed++
+	return c.err
+}
+
+func TestCloseReachesEveryDriver(t *testing.T) {
+	var log []string
+	link, neigh, _, _ := host(t, &log)
+	one, two := &closer{Memory: link, err: errRefused}, &closer{Memory: link}
+	err := reconcile.Close([]reconcile.Driver{one, neigh, two})
+	if !errors.Is(err, errRefused) || one.closed != 1 || two.closed != 1 {
+		t.Errorf("closed %d and %d times, %v", one.closed, two.closed, err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"slices"
 
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -50,6 +51,18 @@ type Driver interface {
 	// one result for each, in the order given. One failure never stops the
 	// others.
 	Apply(ctx context.Context, changes []Change) []Result
+}
+
+// Close lets go of what drivers keep open between passes, for those that do
+// (io.Closer). What they made stays.
+func Close(drivers []Driver) error {
+	var errs []error
+	for _, d := range drivers {
+		if c, ok := d.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Each applies changes one by one, for drivers that have no batches.

@@ -15,8 +15,10 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/neigh"
 	"github.com/flannel-ng/flannel-ng/internal/driver/route"
 	"github.com/flannel-ng/flannel-ng/internal/driver/sysctl"
+	forwarder "github.com/flannel-ng/flannel-ng/internal/driver/tunnel"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 )
 
 // Options are the settings of the drivers.
@@ -29,8 +31,9 @@ type Options struct {
 	// TakeOver replaces routes inside Networks that another program left on a
 	// foreign link.
 	TakeOver bool
-	// TunnelSocket is where the forwarder process answers (state.TunnelSocket).
-	TunnelSocket string
+	// Forwarder is how the forwarder process is started, and where it answers
+	// (state.TunnelSocket).
+	Forwarder tunnel.Process
 	// Wake asks for a pass soon: something ended that no notification tells of.
 	Wake func()
 	Log  *slog.Logger
@@ -44,6 +47,7 @@ func All(o Options) []reconcile.Driver {
 		addr.New(o.Owner),
 		neigh.New(o.Owner),
 		fdb.New(o.Owner),
+		forwarder.New(forwarder.Options{Owner: o.Owner, Process: o.Forwarder, Wake: o.Wake, Log: o.Log}),
 		route.New(route.Options{Owner: o.Owner, Networks: o.Networks, Classic: o.ClassicRoutes, TakeOver: o.TakeOver}),
 	}
 }

@@ -1,6 +1,7 @@
 package all_test
 
 import (
+	"log/slog"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -15,10 +16,15 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 )
 
 func drivers(f drivertest.Fabric, classic bool) []reconcile.Driver {
-	return all.All(all.Options{Owner: f.Owner, Networks: f.Networks(), ClassicRoutes: classic})
+	return all.All(all.Options{
+		Owner: f.Owner, Networks: f.Networks(), ClassicRoutes: classic,
+		Forwarder: tunnel.Process{Socket: "/run/there-is-no-such-folder/forwarder.sock"},
+		Wake:      func() {}, Log: slog.New(slog.DiscardHandler),
+	})
 }
 
 func execute(tb testing.TB, d []reconcile.Driver, want *state.Set) {
@@ -42,7 +48,8 @@ func done(tb testing.TB, d []reconcile.Driver, want *state.Set) {
 
 func TestOrderOfKinds(t *testing.T) {
 	want := []state.Kind{
-		state.KindLink, state.KindSysctl, state.KindAddress, state.KindNeighbour, state.KindFDB, state.KindRoute,
+		state.KindLink, state.KindSysctl, state.KindAddress, state.KindNeighbour, state.KindFDB,
+		state.KindTunnel, state.KindRoute,
 	}
 	for i, d := range drivers(drivertest.FabricOf(1), false) {
 		if d.Kind() != want[i] {

@@ -104,10 +104,11 @@ func newHost(tb testing.TB) *host {
 	}
 	h := &host{dir: dir}
 	tb.Cleanup(func() {
+		ctx := context.WithoutCancel(tb.Context())
 		sockets, _ := filepath.Glob(filepath.Join(dir, "*.sock"))
 		for _, s := range sockets {
-			if c, err := tunnel.Dial(context.Background(), s); err == nil {
-				if err := c.Quit(context.Background()); err != nil {
+			if c, err := tunnel.Dial(ctx, s); err == nil {
+				if err := c.Quit(ctx); err != nil {
 					tb.Error(err)
 				}
 				_ = c.Close()
