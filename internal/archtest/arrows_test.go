@@ -61,7 +61,7 @@ func pure() []string {
 		"internal/addr", "internal/facts", "internal/state", "internal/report",
 		"internal/lease", "internal/config", "internal/reconcile",
 		"internal/backend", "internal/traffic", "internal/engine", "internal/keeper",
-		"internal/subnetenv", "internal/events",
+		"internal/subnetenv", "internal/events", "internal/tunnel/packet",
 	}
 }
 
