@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// Capture is a tcpdump on a host's uplink.
+// Capture is a tcpdump on a node's eth0.
 type Capture struct {
 	proc *process
 
@@ -33,17 +33,17 @@ func (c *Capture) Packets() string {
 	return c.lines.String()
 }
 
-// StartCapture shows packets on the uplink that match a tcpdump filter. It
-// returns when tcpdump listens.
-func (h *Host) StartCapture(ctx context.Context, filter ...string) (*Capture, error) {
+// StartCapture shows packets on eth0 that match a tcpdump filter. It returns
+// when tcpdump listens.
+func (n *Node) StartCapture(ctx context.Context, filter ...string) (*Capture, error) {
 	args := append([]string{"tcpdump", "--immediate-mode", "-l", "-n", "-i", "eth0"}, filter...)
 	c := &Capture{}
-	cmd := h.Command(ctx, args...)
+	cmd := n.Command(ctx, args...)
 	cmd.Stdout = c
 	diag, pipe := io.Pipe()
 	cmd.Stderr = pipe
 	var err error
-	if c.proc, err = h.spawn.background(cmd); err != nil {
+	if c.proc, err = n.spawn.background(cmd); err != nil {
 		return nil, err
 	}
 	go func() { <-c.proc.done; _ = pipe.Close() }()
@@ -54,7 +54,7 @@ func (h *Host) StartCapture(ctx context.Context, filter ...string) (*Capture, er
 		}
 		err = errors.New(said.Text())
 	}
-	return nil, fmt.Errorf("capture on %s: %w", h.Name, err)
+	return nil, fmt.Errorf("capture on %s: %w", n.Name, err)
 }
 
 // Stop ends the capture.

@@ -45,6 +45,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"readdr":       command(false, readdr),
 		"etcd":         command(false, etcd),
 		"leases":       command(false, leases),
+		"carry":        command(false, carry),
 		"ping":         command(true, ping),
 		"bigping":      command(false, bigping),
 		"unfragmented": command(false, unfragmented),
@@ -54,6 +55,9 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"flow":         command(false, flow),
 		"capture":      command(true, capture),
 		"address":      command(false, addressOf),
+		"upgrade":      command(false, upgrade),
+		"forwarder":    command(false, forwarder),
+		"datagram":     command(false, datagram),
 	}
 }
 
@@ -162,6 +166,19 @@ func replace(ctx context.Context, s *stage, c call) error {
 	return s.each(names, func(h *lab.Host) error {
 		return errors.Join(h.Replace(ctx), h.Start(context.Background(), args...))
 	})
+}
+
+// upgrade HOSTS…: the next start runs another version of flanneld.
+func upgrade(_ context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { h.Upgrade(); return nil })
+}
+
+// forwarder kill HOSTS…: kill -9 of the process that carries udp's packets.
+func forwarder(ctx context.Context, s *stage, c call) error {
+	if c.arg(0) != "kill" {
+		return errUsage
+	}
+	return s.each(c.args[1:], func(h *lab.Host) error { return h.KillForwarder(ctx) })
 }
 
 // docker HOSTS…: dockerd's part of the firewall.

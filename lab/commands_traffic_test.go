@@ -2,8 +2,10 @@ package lab_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -164,6 +166,43 @@ func route(ctx context.Context, s *stage, c call) error {
 	return nil
 }
 
+// datagram HOST TO packet SRC DST | datagram HOST TO hex DIGITS: one datagram to
+// the forwarder's port, with a packet (UDP to port 9999) or any bytes in it.
+func datagram(ctx context.Context, s *stage, c call) error {
+	if len(c.args) < 4 {
+		return errUsage
+	}
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	to, err := netip.ParseAddr(c.arg(1))
+	if err != nil {
+		return err
+	}
+	payload, err := datagramPayload(c.args[2:])
+	if err != nil {
+		return err
+	}
+	return h.SendDatagram(ctx, netip.AddrPortFrom(to, 8285), payload)
+}
+
+func datagramPayload(args []string) ([]byte, error) {
+	switch {
+	case args[0] == "hex":
+		return hex.DecodeString(args[1])
+	case args[0] == "packet" && len(args) == 3:
+		src, err1 := netip.ParseAddr(args[1])
+		dst, err2 := netip.ParseAddr(args[2])
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		return lab.InnerPacket(src, dst), nil
+	default:
+		return nil, errUsage
+	}
+}
+
 // flowing is a flow that runs.
 type flowing interface {
 	Stop(ctx context.Context) ([]lab.Losses, error)
@@ -227,19 +266,19 @@ func (s *stage) stopFlow(ctx context.Context, c call) error {
 	return nil
 }
 
-// capture start NAME HOST FILTER… | [!] capture stop NAME PATTERN…: packets on
-// the host's uplink, in the words of tcpdump, must come to match every pattern;
+// capture start NAME NODE FILTER… | [!] capture stop NAME PATTERN…: packets on
+// its eth0, in the words of tcpdump, must come to match every pattern;
 // with "!" no packet so far matches any.
 func capture(ctx context.Context, s *stage, c call) error {
 	if len(c.args) < 3 {
 		return errUsage
 	}
 	if c.arg(0) == "start" {
-		h, err := s.fabric.Host(c.arg(2))
+		n, err := s.node(c.arg(2))
 		if err != nil {
 			return err
 		}
-		s.captures[c.arg(1)], err = h.StartCapture(context.WithoutCancel(ctx), c.args[3:]...)
+		s.captures[c.arg(1)], err = n.StartCapture(context.WithoutCancel(ctx), c.args[3:]...)
 		return err
 	}
 	running, ok := s.captures[c.arg(1)]

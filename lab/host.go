@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type Host struct {
 	replay     *replay                   // nil: runs flanneld
 	moved      addr.ByFamily[netip.Addr] // underlay address after Readdress
 	ports      int                       // containers attached so far
+	upgraded   bool                      // runs Binaries.Upgraded
 
 	base      *Host   // the first daemon's, for an instance
 	instance  string  // letter, empty for the first
@@ -46,10 +48,40 @@ func (h *Host) Underlay(f addr.Family) netip.Addr {
 	return h.fabric.plan.at(f, h.Index).prefix.Addr()
 }
 
+// flanneld is the program that runs here.
+func (h *Host) flanneld() string {
+	if h.upgraded {
+		return h.fabric.Options.Binaries.Upgraded
+	}
+	return h.fabric.Options.Binaries.Flanneld
+}
+
+// Upgrade makes the next start run another version.
+func (h *Host) Upgrade() { h.upgraded = true }
+
+// KillForwarder kills the process that carries the packets of the udp backend.
+func (h *Host) KillForwarder(ctx context.Context) error {
+	out, err := h.Flannelctl(ctx, "status", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var status struct{ Tunnel struct{ PID int } }
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return fmt.Errorf("status of %s: %w", h.Name, err)
+	}
+	if status.Tunnel.PID <= 1 {
+		return fmt.Errorf("no forwarder on %s: %s", h.Name, out)
+	}
+	if err := syscall.Kill(status.Tunnel.PID, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("kill forwarder of %s: %w", h.Name, err)
+	}
+	return nil
+}
+
 // daemonArgs is how the lab calls flanneld, before what the caller adds.
 func (h *Host) daemonArgs() []string {
 	args := []string{
-		h.fabric.Options.Binaries.Flanneld,
+		h.flanneld(),
 		"--healthz-ip=127.0.0.1", fmt.Sprintf("--healthz-port=%d", h.healthPort()),
 	}
 	args = append(args, h.storeArgs()...)

@@ -41,7 +41,11 @@ type Options struct {
 }
 
 // Binaries are the built programs, as absolute paths.
-type Binaries struct{ Lab, Flanneld, Flannelctl string }
+type Binaries struct {
+	Lab, Flanneld, Flannelctl string
+	// Upgraded is a flanneld of another version, for tests of upgrades only.
+	Upgraded string
+}
 
 // BinariesIn finds the programs in a directory.
 func BinariesIn(dir string) (Binaries, error) {

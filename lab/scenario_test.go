@@ -26,6 +26,7 @@ func TestScenarios(t *testing.T) {
 	}
 	needTools(t)
 	bin := binaries(t)
+	bin.Upgraded = upgraded(t, bin)
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts in testdata: %v", err)
@@ -59,17 +60,34 @@ func binaries(t *testing.T) lab.Binaries {
 	dir := os.Getenv("FLANNEL_BIN")
 	if dir == "" {
 		dir = t.TempDir()
-		build := exec.Command("go", "build", "-o", dir, "../cmd/flanneld", "../cmd/flannelctl", "./cmd/lab")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build: %v\n%s", err, out)
-		}
+		build(t, "-o", dir, "../cmd/flanneld", "../cmd/flannelctl", "./cmd/lab")
 	}
 	bin, err := lab.BinariesIn(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return bin
+}
+
+// upgraded is a flanneld that differs from the others by its version: from the
+// folder "upgraded" beside them, or built here.
+func upgraded(t *testing.T, bin lab.Binaries) string {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(bin.Flanneld), "upgraded", "flanneld")
+	if _, err := os.Stat(path); err != nil {
+		path = filepath.Join(t.TempDir(), "flanneld")
+		build(t, "-ldflags", "-X main.version=upgraded", "-o", path, "../cmd/flanneld")
+	}
+	return path
+}
+
+func build(t *testing.T, args ...string) {
+	t.Helper()
+	build := exec.Command("go", append([]string{"build"}, args...)...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
 }
 
 // bench is what all scripts share.
