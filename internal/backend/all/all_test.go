@@ -50,8 +50,10 @@ func TestAdjacency(t *testing.T) {
 			t.Errorf("%s: %v", options, got)
 		}
 	}
-	if all.Adjacency(config.Backend{Type: "unknown"}) {
-		t.Error("of an unknown type")
+	for name, want := range map[string]bool{"host-gw": true, "alloc": false, "unknown": false} {
+		if got := all.Adjacency(config.Backend{Type: name}); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
