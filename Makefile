@@ -16,7 +16,7 @@ GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Packages whose tests make network namespaces and so want root.
-ROOTED := ./internal/driver/... ./internal/nl/... ./internal/probe/... ./daemon/...
+ROOTED := ./internal/driver/... ./internal/nl/... ./internal/probe/... ./daemon/... ./internal/tunnel/forwarder
 # -exec runs the test binary, not the compiler, as root.
 ASROOT := -exec $(CURDIR)/scripts/asroot.sh
 
@@ -43,11 +43,12 @@ arches: ## flanneld and flannelctl for every release architecture into dist/
 	@ls -l dist/*/* | awk '{printf "%-32s %5.1f MB\n", $$NF, $$5 / 1e6}'
 
 .PHONY: demo
-demo: ## three hosts, real flanneld, containers that reach each other [FAMILY=4|6|dual FIREWALL=nft|iptables HOSTS=n KEEP=1]
+demo: ## three hosts, real flanneld, containers that reach each other [BACKEND=vxlan|host-gw|udp FAMILY=4|6|dual FIREWALL=nft|iptables HOSTS=n KEEP=1]
 	@./scripts/deps.sh run
 	@$(PHASE) build $(MAKE) build
-	@FAMILY=$(FAMILY) FIREWALL=$(FIREWALL) HOSTS=$(HOSTS) KEEP=$(KEEP) ./scripts/demo.sh
+	@BACKEND=$(BACKEND) FAMILY=$(FAMILY) FIREWALL=$(FIREWALL) HOSTS=$(HOSTS) KEEP=$(KEEP) ./scripts/demo.sh
 
+BACKEND ?= vxlan
 FAMILY ?= dual
 FIREWALL ?= nft
 HOSTS ?= 3

@@ -3,5 +3,5 @@
 set -eu
 keep=
 [ "${KEEP:-0}" = 0 ] || keep=--keep
-set -- ./bin/lab demo --family "${FAMILY:-dual}" --firewall "${FIREWALL:-nft}" --hosts "${HOSTS:-3}" $keep
+set -- ./bin/lab demo --family "${FAMILY:-dual}" --firewall "${FIREWALL:-nft}" --hosts "${HOSTS:-3}" --backend "${BACKEND:-vxlan}" $keep
 exec ./scripts/asroot.sh "$@"

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -56,17 +57,22 @@ func demoFlags(args []string) (o lab.Options, keep bool, err error) {
 	family := flags.String("family", "dual", "address family: 4, 6 or dual")
 	firewall := flags.String("firewall", "nft", "nft or iptables")
 	hosts := flags.Int("hosts", 3, "number of hosts, at least 2")
+	flags.StringVar(&o.Backend, "backend", "vxlan", "type of the backend: vxlan, host-gw, udp")
 	flags.BoolVar(&keep, "keep", false, "keep the fabric until Ctrl-C")
 	if err := flags.Parse(args); err != nil {
 		return o, false, err
 	}
-	o = lab.Options{Hosts: *hosts, Firewall: lab.Firewall(*firewall), Underlay: lab.L2}
+	o.Hosts, o.Firewall, o.Underlay = *hosts, lab.Firewall(*firewall), lab.L2
+	if !slices.Contains(backends(), o.Backend) {
+		return o, false, fmt.Errorf("--backend=%s: want one of %s", o.Backend, strings.Join(backends(), ", "))
+	}
 	if o.Firewall != lab.NFTables && o.Firewall != lab.IPTables {
 		return o, false, fmt.Errorf("--firewall=%s: want %s or %s", *firewall, lab.NFTables, lab.IPTables)
 	}
 	if *hosts < 2 {
 		return o, false, fmt.Errorf("--hosts=%d: want at least 2", *hosts)
 	}
+	o.Embedded = members(*hosts)
 	if o.Families, err = lab.ParseFamilies(*family); err != nil {
 		return o, false, fmt.Errorf("--family: %w", err)
 	}
@@ -76,6 +82,19 @@ func demoFlags(args []string) (o lab.Options, keep bool, err error) {
 	}
 	o.Binaries, err = lab.BinariesIn(filepath.Dir(self))
 	return o, keep, err
+}
+
+// backends are those that carry packets without help from outside.
+func backends() []string { return []string{"vxlan", "host-gw", "udp"} }
+
+// members is how many of the hosts carry the store: three survive the loss of
+// one, and two would be worse than one.
+func members(hosts int) int {
+	const enough = 3
+	if hosts < enough {
+		return 1
+	}
+	return enough
 }
 
 func (s *show) run(ctx context.Context, o lab.Options, keep bool) error {
@@ -89,8 +108,8 @@ func (s *show) run(ctx context.Context, o lab.Options, keep bool) error {
 	}
 	s.printf("\nAll of it works, in %.1f s.\n", time.Since(s.begin).Seconds())
 	if !keep {
-		s.printf("Next: make demo KEEP=1 keeps it running to look around; FAMILY=4|6|dual,\n" +
-			"FIREWALL=nft|iptables and HOSTS=n change it. docs/testing.md tells more.\n")
+		s.printf("Next: make demo KEEP=1 keeps it running to look around; BACKEND=vxlan|host-gw|udp,\n" +
+			"FAMILY=4|6|dual, FIREWALL=nft|iptables and HOSTS=n change it. docs/testing.md tells more.\n")
 		return nil
 	}
 	s.doors()
@@ -115,7 +134,7 @@ func (s *show) progress(headline string, do func() error) error {
 }
 
 func (s *show) build(ctx context.Context, o lab.Options) error {
-	title := fmt.Sprintf("%d hosts (network namespaces) on one segment, one etcd", o.Hosts)
+	title := fmt.Sprintf("%d hosts (network namespaces) on one segment, and nothing else", o.Hosts)
 	return s.progress(title, func() (err error) {
 		s.fabric, err = lab.New(ctx, o)
 		return err
@@ -123,7 +142,8 @@ func (s *show) build(ctx context.Context, o lab.Options) error {
 }
 
 func (s *show) start(ctx context.Context) error {
-	return s.progress("flanneld --ip-masq on every host, until all are ready", func() error {
+	title := fmt.Sprintf("flanneld on every host, the store inside %d of them, until ready", s.fabric.Options.Embedded)
+	return s.progress(title, func() error {
 		for _, h := range s.fabric.Hosts {
 			if err := h.Start(ctx, "--ip-masq"); err != nil {
 				return err
@@ -256,12 +276,16 @@ func (s *show) status(ctx context.Context) error {
 	return err
 }
 
+// store looks into the store of the first host, with etcd's own tool.
 func (s *show) store(ctx context.Context) error {
-	pairs, err := s.fabric.Etcd.List(ctx, lab.Prefix)
-	s.printf("\netcd$ etcdctl get --prefix %s\n", lab.Prefix)
-	for _, p := range pairs {
-		s.printf("%s\n%s\n", p.Key, p.Value)
+	h := s.fabric.Hosts[0]
+	out, err := h.Flannelctl(ctx, "store", "members")
+	s.printf("\n%s$ flannelctl store members\n%s", h.Name, out)
+	if err != nil {
+		return err
 	}
+	out, err = h.Run(ctx, "env", "ETCDCTL_API=3", "etcdctl", "get", "--prefix", lab.Prefix)
+	s.printf("\n%s$ etcdctl get --prefix %s\n%s", h.Name, lab.Prefix, out)
 	return err
 }
 
@@ -274,12 +298,11 @@ func (s *show) doors() {
 	for _, c := range s.fabric.Containers() {
 		s.door(c.Node)
 	}
-	s.door(s.fabric.Etcd.Node)
 	h, c := s.fabric.Hosts[0], s.fabric.Containers()[1]
 	s.printf("Try:  inside h1   %s status; ip route; cat %s\n", s.fabric.Options.Binaries.Flannelctl, h.LogFile())
 	s.printf("      inside c1   ping %s\n", c.Addr(s.fabric.Options.Families[0]))
-	s.printf("      inside %s   ip link del flannel.1   (and watch it come back)\n", h.Name)
-	s.printf("      inside etcd ETCDCTL_API=3 etcdctl get --prefix %s\n", lab.Prefix)
+	s.printf("      inside %s   ip link del flannel.1   (with vxlan; and watch it come back)\n", h.Name)
+	s.printf("      inside %s   %s store members; ETCDCTL_API=3 etcdctl get --prefix %s\n", h.Name, s.fabric.Options.Binaries.Flannelctl, lab.Prefix)
 }
 
 func (s *show) door(n *lab.Node) {
