@@ -46,11 +46,17 @@ func forward(args []string) int {
 	case err != nil:
 		return exitUsage
 	case o.Socket == "" || flags.NArg() > 0:
-		fmt.Fprintf(os.Stderr, "flanneld forward: needs --socket and takes no arguments\n%s", forwardUsage)
-		return exitUsage
+		return misused("needs --socket and takes no arguments")
+	case format != string(options.FormatText) && format != string(options.FormatJSON):
+		return misused("--log-format must be text or json")
 	}
 	o.Log = logger(options.Options{LogFormat: options.Format(format)}).With("forwarder", o.Socket)
 	return serve(o)
+}
+
+func misused(why string) int {
+	fmt.Fprintf(os.Stderr, "flanneld forward: %s\n%s", why, forwardUsage)
+	return exitUsage
 }
 
 // serve lives until it is told to end. What ends flanneld, a terminal or a

@@ -39,7 +39,7 @@ const (
 )
 
 // Predecessor is a forwarder that has handed over and still works, so that
-// somebody always does. It goes on for good if it is not told to Quit.
+// somebody always does. It goes on for good unless it is told to Quit.
 type Predecessor struct {
 	Status Status // as of the handover
 	// Descriptors belong to whoever called Succeed.
@@ -59,7 +59,7 @@ func Succeed(ctx context.Context, socket string, log *slog.Logger) (*Predecessor
 	p := &Predecessor{conn: conn, log: log}
 	if err := p.take(); err != nil {
 		log.Warn("forwarder does not hand over and is ended", "socket", socket, "err", err)
-		if err := p.Kill(); err != nil {
+		if err := p.kill(); err != nil {
 			return nil, err
 		}
 		return nil, fmt.Errorf("%w on %s any more", ErrNoForwarder, socket)
@@ -108,8 +108,11 @@ func (p *Predecessor) Quit() (Counters, error) {
 		return counters, p.conn.Close()
 	}
 	p.log.Warn("forwarder does not quit and is ended", "err", err)
-	return p.Status.Counters, p.Kill()
+	return p.Status.Counters, p.kill()
 }
+
+// Abandon lets the predecessor go on: the successor cannot.
+func (p *Predecessor) Abandon() error { return p.conn.Close() }
 
 func (p *Predecessor) sayQuit() (Counters, error) {
 	if err := p.conn.SetDeadline(time.Now().Add(patience)); err != nil {
@@ -140,9 +143,9 @@ func (p *Predecessor) gone(within time.Duration) error {
 	return nil // its end, or a reset because it left things unread
 }
 
-// Kill ends the process on the other side of the conversation. It is known by
+// kill ends the process on the other side of the conversation. It is known by
 // the socket it listens on, never by a name or a number that was written down.
-func (p *Predecessor) Kill() error {
+func (p *Predecessor) kill() error {
 	defer p.conn.Close()
 	cred, err := peer(p.conn)
 	if err != nil {

@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"maps"
 	"sync/atomic"
 
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
@@ -17,7 +18,7 @@ type traffic struct{ packets, bytes *atomic.Uint64 }
 
 func (t traffic) add(bytes int) {
 	t.packets.Add(1)
-	t.bytes.Add(uint64(bytes)) //nolint:gosec // a length
+	t.bytes.Add(uint64(bytes))
 }
 
 func newTraffic() traffic { return traffic{packets: new(atomic.Uint64), bytes: new(atomic.Uint64)} }
@@ -48,9 +49,7 @@ func (c *counters) read() tunnel.Counters {
 		ReceivedBytes:   before.ReceivedBytes + c.received.bytes.Load(),
 		Dropped:         map[tunnel.Reason]uint64{},
 	}
-	for r, n := range before.Dropped {
-		all.Dropped[r] = n
-	}
+	maps.Copy(all.Dropped, before.Dropped)
 	for r, n := range c.dropped {
 		all.Dropped[r] += n.Load()
 	}

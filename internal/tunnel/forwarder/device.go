@@ -52,7 +52,7 @@ func attach(name string) (*device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("TUN device %s: %w", name, err), unix.Close(fd))
 	}
-	return &device{name: name, file: os.NewFile(uintptr(fd), name)}, nil //nolint:gosec // not negative
+	return &device{name: name, file: os.NewFile(uintptr(fd), name)}, nil
 }
 
 func openError(err error) error {
@@ -102,7 +102,7 @@ func inheritDevice(file *os.File, name string) (*device, error) {
 	raw, err := file.SyscallConn()
 	if err == nil {
 		var cause error
-		err = raw.Control(func(fd uintptr) { cause = isAttached(int(fd), name) }) //nolint:gosec // a descriptor
+		err = raw.Control(func(fd uintptr) { cause = isAttached(int(fd), name) })
 		err = errors.Join(err, cause)
 	}
 	if err != nil {

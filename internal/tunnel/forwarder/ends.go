@@ -113,7 +113,7 @@ func duplicate(of syscall.Conn) (*os.File, error) {
 	if cause != nil {
 		return nil, fmt.Errorf("duplicate descriptor: %w", cause)
 	}
-	return os.NewFile(uintptr(fd), "duplicate"), nil //nolint:gosec // not negative
+	return os.NewFile(uintptr(fd), "duplicate"), nil
 }
 
 // inherited sorts the descriptors of a predecessor by what they are for, and

@@ -34,10 +34,10 @@ type errorSender struct {
 	limit limit
 }
 
-func newErrorSender(log *slog.Logger) *errorSender {
+func newErrorSender(ctx context.Context, log *slog.Logger) *errorSender {
 	e := &errorSender{limit: limit{perSecond: errorsPerSecond}}
 	for _, f := range addr.Families() {
-		conn, err := openICMP(f)
+		conn, err := openICMP(ctx, f)
 		if err != nil {
 			log.Warn("senders of lost packets are not told", "family", f, "err", err)
 			continue
@@ -47,7 +47,7 @@ func newErrorSender(log *slog.Logger) *errorSender {
 	return e
 }
 
-func openICMP(f addr.Family) (*net.IPConn, error) {
+func openICMP(ctx context.Context, f addr.Family) (*net.IPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, func(fd int) error { return deafen(fd, f) })
 	}}
@@ -55,7 +55,7 @@ func openICMP(f addr.Family) (*net.IPConn, error) {
 	if f == addr.IPv6 {
 		protocol = ":ipv6-icmp"
 	}
-	conn, err := lc.ListenPacket(context.Background(), network("ip", f)+protocol, "")
+	conn, err := lc.ListenPacket(ctx, network("ip", f)+protocol, "")
 	if err != nil {
 		return nil, fmt.Errorf("open raw ICMP socket: %w", err)
 	}

@@ -54,8 +54,8 @@ type Forwarder struct {
 }
 
 // New makes a forwarder that does nothing yet.
-func New(log *slog.Logger) *Forwarder {
-	f := &Forwarder{log: log, counters: newCounters(), errors: newErrorSender(log), done: make(chan struct{})}
+func New(ctx context.Context, log *slog.Logger) *Forwarder {
+	f := &Forwarder{log: log, counters: newCounters(), errors: newErrorSender(ctx, log), done: make(chan struct{})}
 	f.now.Store(&view{table: table.New(nil)})
 	return f
 }

@@ -84,13 +84,10 @@ func TestRecordedFlannel(t *testing.T) {
 	here, there := netip.MustParsePrefix("10.5.61.0/24"), netip.MustParsePrefix("10.5.37.0/24")
 	one, two := hosts(t)
 	one.run(t, "ip addr add 10.5.61.2/32 dev lo")
-	c := one.startBare(t, "one")
+	c := one.startBare(t)
 	config := one.config()
 	config.Local = []netip.Prefix{here}
-	change := tunnel.Change{Config: config, Put: []tunnel.Peer{{Subnet: there, Dst: two.outer(addr.IPv4)}}}
-	if err := c.Change(t.Context(), change); err != nil {
-		t.Fatal(err)
-	}
+	one.configure(t, c, config, tunnel.Peer{Subnet: there, Dst: two.outer(addr.IPv4)})
 	flannel := two.udp(t, at(two.outer(addr.IPv4), port))
 	transmit(t, flannel, request, at(one.outer(addr.IPv4), port))
 	got, _ := receive(t, flannel)
@@ -184,7 +181,7 @@ func TestTwoOnOneHost(t *testing.T) {
 	other := &host{n: one.n, netns: one.netns, socket: one.socket + ".2"}
 	one.run(t, "ip tuntap add dev flannel7 mode tun vnet_hdr\nip link set flannel7 up")
 	t.Cleanup(func() { other.stop(t) })
-	c := other.startBare(t, "one")
+	c := other.startBare(t)
 	config := one.config()
 	config.Link, config.Port = "flannel7", 8286
 	if err := c.Change(t.Context(), tunnel.Change{Config: config}); err != nil {
@@ -210,7 +207,7 @@ func TestTwoOnOneHost(t *testing.T) {
 // What is not there is not made.
 func TestNoDevice(t *testing.T) {
 	one, _ := hosts(t)
-	c := one.startBare(t, "one")
+	c := one.startBare(t)
 	config := one.config()
 	config.Link = "flannel9"
 	if err := c.Change(t.Context(), tunnel.Change{Config: config}); err == nil {
@@ -311,6 +308,7 @@ func TestDeviceDown(t *testing.T) {
 		return nil
 	})
 	one.run(t, "ip link set flannel0 up\nip route add 10.5.0.0/16 dev flannel0")
+	one.awaitCarrier(t, link)
 	wire := two.udp(t, at(two.outer(f), port))
 	transmit(t, one.udp(t, at(one.inner(f), 0)), nil, at(two.inner(f), 7000))
 	receive(t, wire)

@@ -73,9 +73,10 @@ func (f *flow) arrived() int {
 	return len(f.seen)
 }
 
-// await waits until n more have arrived.
-func (f *flow) await(t *testing.T, n int) {
+// await waits until some more have arrived.
+func (f *flow) await(t *testing.T) {
 	t.Helper()
+	const n = 50
 	before := f.arrived()
 	eventually(t, "flow", func() error {
 		if got := f.arrived() - before; got < n {
@@ -128,7 +129,7 @@ func TestHandover(t *testing.T) {
 	}
 	for i := range 3 {
 		for _, h := range []*host{one, two} {
-			flows[0].await(t, 50)
+			flows[0].await(t)
 			old, before := clients[h].Hello(), status(t, clients[h])
 			c := h.replace(t, clients[h], fmt.Sprint("build ", i))
 			clients[h] = c
@@ -145,7 +146,7 @@ func TestHandover(t *testing.T) {
 			}
 		}
 	}
-	flows[0].await(t, 50)
+	flows[0].await(t)
 	var sent int
 	for _, f := range flows {
 		lost, twice := f.end(t)
@@ -205,16 +206,14 @@ func TestParentKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Change(t.Context(), tunnel.Change{Config: one.config(), Put: peers(2)}); err != nil {
-		t.Fatal(err)
-	}
+	one.configure(t, c, one.config(), peers(2)...)
 	f := startFlow(t, one.udp(t, at(one.inner(addr.IPv4), 0)), two.udp(t, at(two.inner(addr.IPv4), 7000)))
-	f.await(t, 50)
+	f.await(t)
 	if err := unix.Kill(-parent.Process.Pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	_ = parent.Wait() // killed
-	f.await(t, 50)
+	f.await(t)
 	if lost, twice := f.end(t); lost != 0 || twice != 0 {
 		t.Errorf("of %d packets %d were lost and %d came twice", f.sent, lost, twice)
 	}
@@ -262,7 +261,7 @@ func TestHung(t *testing.T) {
 // starts with nothing.
 func TestNothingToInherit(t *testing.T) {
 	one, _ := hosts(t)
-	old := one.startBare(t, "one")
+	old := one.startBare(t)
 	if err := old.Change(t.Context(), tunnel.Change{Put: peers(2)}); err != nil {
 		t.Fatal(err)
 	}

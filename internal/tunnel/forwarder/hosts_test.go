@@ -158,17 +158,13 @@ func hosts(tb testing.TB) (*host, *host) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		tb.Skipf("needs iproute2: %v", err)
 	}
-	dir, err := os.MkdirTemp("", "forwarder") // short: a socket's path has 107 bytes
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
+	dir := tb.TempDir()
 	one, two := newHost(tb, dir, 1), newHost(tb, dir, 2)
 	one.run(tb, fmt.Sprintf("ip link add eth0 type veth peer name eth0 netns /proc/%d/fd/%d", os.Getpid(), two.netns.Fd()))
 	for _, h := range []*host{one, two} {
 		h.furnish(tb)
 	}
-	one.awaitLink(tb)
+	one.awaitCarrier(tb, "eth0")
 	return one, two
 }
 
@@ -214,13 +210,14 @@ func (h *host) furnish(tb testing.TB) {
 	`, h.outer(addr.IPv4), h.outer(addr.IPv6), h.device(addr.IPv4), h.device(addr.IPv6), h.inner(addr.IPv4), h.inner(addr.IPv6)))
 }
 
-// awaitLink waits until the kernel has noticed that the wire is there.
-func (h *host) awaitLink(tb testing.TB) {
+// awaitCarrier waits until the kernel has noticed that somebody is at the other
+// end. Until then it drops packets.
+func (h *host) awaitCarrier(tb testing.TB, link string) {
 	tb.Helper()
-	eventually(tb, "carrier of eth0", func() error {
+	eventually(tb, "carrier of "+link, func() error {
 		var flags net.Flags
 		h.do(tb, func() error {
-			i, err := net.InterfaceByName("eth0")
+			i, err := net.InterfaceByName(link)
 			if err == nil {
 				flags = i.Flags
 			}
@@ -236,19 +233,26 @@ func (h *host) awaitLink(tb testing.TB) {
 // start starts a forwarder that is configured for the other host.
 func (h *host) start(tb testing.TB, peer int) *tunnel.Client {
 	tb.Helper()
-	c := h.startBare(tb, "one")
-	if err := c.Change(tb.Context(), tunnel.Change{Config: h.config(), Put: peers(peer)}); err != nil {
-		tb.Fatal(err)
-	}
+	c := h.startBare(tb)
+	h.configure(tb, c, h.config(), peers(peer)...)
 	return c
 }
 
+// configure attaches c, and waits until that shows.
+func (h *host) configure(tb testing.TB, c *tunnel.Client, config *tunnel.Config, peers ...tunnel.Peer) {
+	tb.Helper()
+	if err := c.Change(tb.Context(), tunnel.Change{Config: config, Put: peers}); err != nil {
+		tb.Fatal(err)
+	}
+	h.awaitCarrier(tb, config.Link)
+}
+
 // startBare starts a forwarder that knows nothing.
-func (h *host) startBare(tb testing.TB, build string) *tunnel.Client {
+func (h *host) startBare(tb testing.TB) *tunnel.Client {
 	tb.Helper()
 	var c *tunnel.Client
 	h.do(tb, func() (err error) {
-		c, err = tunnel.Start(tb.Context(), tunnel.Process{Socket: h.socket, Build: build})
+		c, err = tunnel.Start(tb.Context(), tunnel.Process{Socket: h.socket, Build: "one"})
 		return err
 	})
 	tb.Cleanup(func() { c.Close() })

@@ -32,7 +32,10 @@ func Run(ctx context.Context, o Options) error {
 		Hello: tunnel.Hello{Version: tunnel.Version, Build: o.Build, PID: os.Getpid()},
 	})
 	if err != nil {
-		return err // the last one goes on
+		if last != nil {
+			err = errors.Join(err, last.Abandon())
+		}
+		return err
 	}
 	if last != nil {
 		// From here on only we read, as we do already.
@@ -71,11 +74,11 @@ func begin(ctx context.Context, o Options) (*Forwarder, *tunnel.Predecessor, err
 	last, err := tunnel.Succeed(ctx, o.Socket, o.Log)
 	switch {
 	case errors.Is(err, tunnel.ErrNoForwarder):
-		return New(o.Log), nil, nil
+		return New(ctx, o.Log), nil, nil
 	case err != nil:
 		return nil, nil, err
 	}
-	f := New(o.Log)
+	f := New(ctx, o.Log)
 	err = f.Inherit(ctx, last.Status, last.Descriptors)
 	if err == nil {
 		return f, last, nil
@@ -86,5 +89,5 @@ func begin(ctx context.Context, o Options) (*Forwarder, *tunnel.Predecessor, err
 	if _, err := last.Quit(); err != nil {
 		return nil, nil, fmt.Errorf("last forwarder: %w", err)
 	}
-	return New(o.Log), nil, nil
+	return New(ctx, o.Log), nil, nil
 }

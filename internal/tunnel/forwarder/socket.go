@@ -92,7 +92,7 @@ func discover(fd int, f addr.Family, how int) error {
 // control runs f on the descriptor behind raw.
 func control(raw syscall.RawConn, f func(fd int) error) error {
 	var cause error
-	if err := raw.Control(func(fd uintptr) { cause = f(int(fd)) }); err != nil { //nolint:gosec // a descriptor
+	if err := raw.Control(func(fd uintptr) { cause = f(int(fd)) }); err != nil {
 		return err
 	}
 	return cause
