@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,10 +72,11 @@ func TestStartupRunsOnce(t *testing.T) {
 // A failure is the reason until another attempt succeeds; attempts grow rare.
 func TestStartupIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		runs, room := 0, false
+		var runs atomic.Int64
+		var room atomic.Bool
 		rings, log := runStartup(t, func(context.Context, state.Command) (string, error) {
-			runs++
-			if !room {
+			runs.Add(1)
+			if !room.Load() {
 				return "", errors.New("no room")
 			}
 			return "", nil
@@ -82,15 +84,15 @@ func TestStartupIsTriedAgain(t *testing.T) {
 			wantAnswer(t, s, "", "it is running")
 			pass(10 * time.Minute)
 			wantAnswer(t, s, "", "no room")
-			if runs < 15 || runs > 30 {
-				t.Errorf("%d runs in 10 minutes", runs)
+			if n := runs.Load(); n < 15 || n > 30 {
+				t.Errorf("%d runs in 10 minutes", n)
 			}
-			room = true
+			room.Store(true)
 			pass(time.Minute)
 			wantAnswer(t, s, "", "")
 		})
-		if rings != runs {
-			t.Errorf("%d rings for %d runs", rings, runs)
+		if int64(rings) != runs.Load() {
+			t.Errorf("%d rings for %d runs", rings, runs.Load())
 		}
 		if n := strings.Count(log, "no room"); n != 1 {
 			t.Errorf("told %d times", n)
