@@ -126,7 +126,10 @@ func (r *run) settled() bool { return time.Since(r.since) > 5*time.Second }
 // address each.
 func start(ctx context.Context, t *testing.T, bin lab.Binaries, c recorded.Case) *run {
 	t.Helper()
-	f, err := lab.New(ctx, lab.Options{
+	// Nodes and daemons end with the fabric, not with the deadline: a node that
+	// is killed takes nothing along.
+	life := context.WithoutCancel(ctx)
+	f, err := lab.New(life, lab.Options{
 		Hosts: 2, Families: []addr.Family{addr.IPv4}, Underlay: lab.L2,
 		NetConf: strings.TrimSpace(c.NetConf), Binaries: bin,
 	})
@@ -137,11 +140,11 @@ func start(ctx context.Context, t *testing.T, bin lab.Binaries, c recorded.Case)
 		must(t, err)
 		_, err = h.Run(ctx, "ip", "-6", "route", "replace", "default", "via", "2001:db8::fe")
 		must(t, err)
-		must(t, h.Start(ctx, "--ip-masq", "--iface=eth0"))
+		must(t, h.Start(life, "--ip-masq", "--iface=eth0"))
 	}
 	for i, h := range f.Hosts {
 		must(t, h.WaitReady(ctx))
-		_, err := f.Attach(ctx, h, fmt.Sprintf("c%d", i+1))
+		_, err := f.Attach(life, h, fmt.Sprintf("c%d", i+1))
 		must(t, err)
 	}
 	// The recorder's world had no router that leads to containers.
@@ -177,7 +180,7 @@ func (r *run) ping(ctx context.Context, t *testing.T) {
 		}))
 	}
 	var err error
-	r.capture, err = r.fabric.Hosts[1].StartCapture(ctx, "-t", "-xx",
+	r.capture, err = r.fabric.Hosts[1].StartCapture(context.WithoutCancel(ctx), "-t", "-xx",
 		"icmp or udp port 8472 or udp port 8285")
 	must(t, err)
 	wait := map[bool]string{true: "-W5", false: "-W1"}[carried]
