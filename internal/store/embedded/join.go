@@ -16,11 +16,9 @@ import (
 // requestTimeout bounds one request to a cluster.
 const requestTimeout = 5 * time.Second
 
-var (
-	// ErrTaken says that the cluster has a member of this name or address whose
-	// data is not here.
-	ErrTaken = errors.New("the cluster has this member already, and its data is not here")
-)
+// ErrTaken says that the cluster has a member of this name or address whose
+// data is not here.
+var ErrTaken = errors.New("the cluster has this member already, and its data is not here")
 
 // join makes this host a member of the cluster that answers at c.Join, as a
 // learner, which cannot cost the cluster its majority, and returns etcd's

@@ -30,7 +30,6 @@ var (
 	// ErrDied says that etcd gave up.
 	ErrDied = errors.New("the embedded etcd gave up")
 
-	errStopped = errors.New("the embedded etcd stopped")
 	errHanging = errors.New("the embedded etcd did not stop in time")
 )
 

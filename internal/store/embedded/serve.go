@@ -50,9 +50,9 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd) error {
 		case why := <-m.death:
 			return m.died(why)
 		case err := <-e.Err():
-			return fmt.Errorf("the embedded etcd stopped: %w", err)
+			return s.ended(err)
 		case <-e.Server.StopNotify():
-			return s.ended()
+			return s.ended(nil)
 		case <-ready:
 			ready = nil
 		case <-leader:
@@ -61,13 +61,16 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd) error {
 	}
 }
 
-// ended says why the server stopped by itself.
-func (s *service) ended() error {
-	if s.etcd.Server.IsIDRemoved(uint64(s.etcd.Server.MemberID())) {
+// ended says why etcd stopped. A server that stops by itself does so for one
+// reason, which it does not tell: it heard from the others that it was removed.
+func (s *service) ended(err error) error {
+	select {
+	case <-s.etcd.Server.StoppingNotify():
 		return fmt.Errorf("%w: to bring it back as a new one, stop flanneld, move %s away and start with --etcd-embedded-join",
 			ErrRemoved, s.member.config.Dir)
+	default:
+		return fmt.Errorf("the embedded etcd stopped: %w", err)
 	}
-	return errStopped
 }
 
 // look renews the state.
