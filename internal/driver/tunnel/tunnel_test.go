@@ -104,21 +104,35 @@ func newHost(tb testing.TB) *host {
 	}
 	h := &host{dir: dir}
 	tb.Cleanup(func() {
-		ctx := context.WithoutCancel(tb.Context())
 		sockets, _ := filepath.Glob(filepath.Join(dir, "*.sock"))
 		for _, s := range sockets {
-			if c, err := tunnel.Dial(ctx, s); err == nil {
-				if err := c.Quit(ctx); err != nil {
-					tb.Error(err)
-				}
-				_ = c.Close()
-			}
+			end(tb, s)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			tb.Error(err)
 		}
 	})
 	return h
+}
+
+// end ends the forwarder on a socket, even one that hangs.
+func end(tb testing.TB, socket string) {
+	tb.Helper()
+	ctx := context.WithoutCancel(tb.Context()) // the test is over
+	last, err := tunnel.Succeed(ctx, socket, slog.New(slog.DiscardHandler))
+	if errors.Is(err, tunnel.ErrNoForwarder) {
+		return
+	}
+	if err == nil {
+		for _, f := range last.Descriptors {
+			err = errors.Join(err, f.File.Close())
+		}
+		_, quit := last.Quit()
+		err = errors.Join(err, quit)
+	}
+	if err != nil {
+		tb.Error(err)
+	}
 }
 
 func (h *host) socket(f drivertest.Fabric) string {

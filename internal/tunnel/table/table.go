@@ -16,12 +16,11 @@ import (
 
 // Table holds peers. The zero value has none.
 type Table struct {
-	peers  []tunnel.Peer // sorted by subnet
-	levels addr.ByFamily[[]level]
-	outers map[netip.Addr]struct{}
+	levels addr.ByFamily[[]level] // the longest subnets first
+	outers map[netip.Addr]int     // subnets of each outer address
 }
 
-// level holds the subnets of one length, by first address.
+// level holds the subnets of one length, by first address. It has some.
 type level struct {
 	bits int
 	dst  map[netip.Addr]netip.Addr
@@ -29,38 +28,75 @@ type level struct {
 
 // New makes a table. Of two peers with one subnet the later counts; one that
 // lacks an address is left out. IPv4-mapped addresses count as IPv4.
-func New(peers []tunnel.Peer) *Table {
-	bySubnet := make(map[netip.Prefix]tunnel.Peer, len(peers))
-	for _, p := range peers {
-		p = tunnel.Peer{Subnet: plain(p.Subnet), Dst: p.Dst.Unmap()}
-		if p.Subnet.IsValid() && p.Dst.IsValid() {
-			bySubnet[p.Subnet] = p
+func New(peers []tunnel.Peer) *Table { return new(Table).With(peers, nil) }
+
+// With is a table with peers put as New does, which replace those of the same
+// subnet, and then others removed.
+func (t *Table) With(put []tunnel.Peer, remove []netip.Prefix) *Table {
+	next := t.clone()
+	for _, p := range put {
+		subnet, dst := plain(p.Subnet), p.Dst.Unmap()
+		if subnet.IsValid() && dst.IsValid() {
+			next.remove(subnet)
+			next.insert(subnet, dst)
 		}
 	}
-	t := &Table{
-		peers:  slices.SortedFunc(maps.Values(bySubnet), compare),
-		outers: make(map[netip.Addr]struct{}, len(bySubnet)),
+	for _, p := range remove {
+		next.remove(plain(p))
 	}
-	for _, p := range t.peers {
-		t.outers[p.Dst] = struct{}{}
-		t.insert(p)
-	}
-	for _, f := range addr.Families() {
-		slices.SortFunc(t.levels.At(f), func(a, b level) int { return cmp.Compare(b.bits, a.bits) })
-	}
-	return t
+	return next
 }
 
-func (t *Table) insert(p tunnel.Peer) {
-	f := addr.Of(p.Subnet.Addr())
+// clone copies everything: a map is copied far faster than it is filled.
+func (t *Table) clone() *Table {
+	c := &Table{outers: maps.Clone(t.outers)}
+	if c.outers == nil {
+		c.outers = map[netip.Addr]int{}
+	}
+	for _, f := range addr.Families() {
+		levels := slices.Clone(t.levels.At(f))
+		for i, l := range levels {
+			levels[i].dst = maps.Clone(l.dst)
+		}
+		c.levels.Put(f, levels)
+	}
+	return c
+}
+
+func (t *Table) insert(subnet netip.Prefix, dst netip.Addr) {
+	f := addr.Of(subnet.Addr())
 	levels := t.levels.At(f)
-	i := slices.IndexFunc(levels, func(l level) bool { return l.bits == p.Subnet.Bits() })
-	if i < 0 {
-		i = len(levels)
-		levels = append(levels, level{bits: p.Subnet.Bits(), dst: map[netip.Addr]netip.Addr{}})
+	i, found := find(levels, subnet.Bits())
+	if !found {
+		levels = slices.Insert(levels, i, level{bits: subnet.Bits(), dst: map[netip.Addr]netip.Addr{}})
 		t.levels.Put(f, levels)
 	}
-	levels[i].dst[p.Subnet.Addr()] = p.Dst
+	levels[i].dst[subnet.Addr()] = dst
+	t.outers[dst]++
+}
+
+func (t *Table) remove(subnet netip.Prefix) {
+	f := addr.Of(subnet.Addr())
+	levels := t.levels.At(f)
+	i, found := find(levels, subnet.Bits())
+	if !found {
+		return
+	}
+	dst, found := levels[i].dst[subnet.Addr()]
+	if !found {
+		return
+	}
+	if delete(levels[i].dst, subnet.Addr()); len(levels[i].dst) == 0 {
+		t.levels.Put(f, slices.Delete(levels, i, i+1))
+	}
+	if t.outers[dst]--; t.outers[dst] == 0 {
+		delete(t.outers, dst)
+	}
+}
+
+// find is where the level of a length is, or belongs.
+func find(levels []level, bits int) (int, bool) {
+	return slices.BinarySearchFunc(levels, bits, func(l level, bits int) int { return cmp.Compare(bits, l.bits) })
 }
 
 // plain is p with its host bits cleared, and IPv4 if it is IPv4-mapped.
@@ -104,16 +140,16 @@ func (t *Table) Owns(outer, innerSrc netip.Addr) bool {
 	return ok && want == outer.Unmap()
 }
 
-// With is a table with peers put, which replace those of the same subnet, and
-// then others removed.
-func (t *Table) With(put []tunnel.Peer, remove []netip.Prefix) *Table {
-	gone := make(map[netip.Prefix]bool, len(remove))
-	for _, p := range remove {
-		gone[plain(p)] = true
+// Peers lists all peers, sorted by subnet.
+func (t *Table) Peers() []tunnel.Peer {
+	var all []tunnel.Peer
+	for _, f := range addr.Families() {
+		for _, l := range t.levels.At(f) {
+			for a, dst := range l.dst {
+				all = append(all, tunnel.Peer{Subnet: netip.PrefixFrom(a, l.bits), Dst: dst})
+			}
+		}
 	}
-	all := slices.DeleteFunc(slices.Concat(t.peers, put), func(p tunnel.Peer) bool { return gone[plain(p.Subnet)] })
-	return New(all)
+	slices.SortFunc(all, compare)
+	return all
 }
-
-// Peers lists all peers, sorted by subnet. The caller may keep and change it.
-func (t *Table) Peers() []tunnel.Peer { return slices.Clone(t.peers) }

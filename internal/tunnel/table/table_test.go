@@ -223,3 +223,10 @@ func BenchmarkChange(b *testing.B) {
 		tab = tab.With(one, nil)
 	}
 }
+
+func BenchmarkPeers(b *testing.B) {
+	tab := table.New(fabric(many))
+	for b.Loop() {
+		tab.Peers()
+	}
+}
