@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +30,9 @@ TUN device is deleted. Whoever answers on PATH hands over to it and ends.
 
 // processName is what top and ps -o comm show: the kernel would say exe.
 const processName = "flanneld-fwd"
+
+// stderr is the last descriptor that is meant for us.
+const stderr = 2
 
 // forward is `flanneld forward`: this process is a forwarder and nothing else.
 func forward(args []string) int {
@@ -66,6 +70,9 @@ func serve(o forwarder.Options) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	name(o.Log)
+	if err := closeInherited(); err != nil {
+		o.Log.Warn("files of the parent stay open", "err", err)
+	}
 	err := forwarder.Run(ctx, o)
 	switch {
 	case errors.Is(err, forwarder.ErrDeviceGone):
@@ -83,4 +90,28 @@ func name(log *slog.Logger) {
 	if err := os.WriteFile("/proc/self/comm", []byte(processName), 0); err != nil {
 		log.Debug("process keeps its name", "err", err)
 	}
+}
+
+// closeInherited closes what the parent's parent left open: whoever waits for
+// the end of a pipe would wait for ours. All that this process opens itself is
+// marked to be closed on exec, and that tells it apart.
+func closeInherited() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= stderr {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			continue // gone, as that of the listing is, or our own
+		}
+		if err := unix.Close(fd); err != nil {
+			return err
+		}
+	}
+	return nil
 }

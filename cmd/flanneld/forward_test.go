@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,12 @@ func TestMain(m *testing.M) {
 // The program is its own forwarder: what ends flanneld does not end it, and it
 // is told apart from flanneld.
 func TestForward(t *testing.T) {
+	var pipe [2]int // not closed on exec, as a careless supervisor leaves it
+	if err := unix.Pipe(pipe[:]); err != nil {
+		t.Fatal(err)
+	}
+	r, w := os.NewFile(uintptr(pipe[0]), "read end"), os.NewFile(uintptr(pipe[1]), "write end")
+	defer r.Close()
 	p := tunnel.Process{Socket: filepath.Join(t.TempDir(), "a.sock"), Build: "v1.2.3", Flags: []string{"--log-format", "json"}}
 	c, err := tunnel.Start(t.Context(), p)
 	if err != nil {
@@ -39,6 +46,12 @@ func TestForward(t *testing.T) {
 	}
 	if got := read(t, proc+"cmdline"); !strings.HasPrefix(got, "flanneld\x00forward\x00--socket\x00"+p.Socket+"\x00") {
 		t.Errorf("command line %q", got)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(r); err != nil { // until the forwarder's copy is closed
+		t.Error(err)
 	}
 	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGHUP, unix.SIGPIPE} {
 		if err := unix.Kill(pid, sig); err != nil {
