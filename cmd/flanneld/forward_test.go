@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,11 +26,13 @@ func TestMain(m *testing.M) {
 // The program is its own forwarder: what ends flanneld does not end it, and it
 // is told apart from flanneld.
 func TestForward(t *testing.T) {
-	var pipe [2]int // not closed on exec, as a careless supervisor leaves it
-	if err := unix.Pipe(pipe[:]); err != nil {
+	r, w, err := os.Pipe()
+	if err == nil { // not closed on exec, as a careless supervisor leaves it
+		_, err = unix.FcntlInt(w.Fd(), unix.F_SETFD, 0)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	r, w := os.NewFile(uintptr(pipe[0]), "read end"), os.NewFile(uintptr(pipe[1]), "write end")
 	defer r.Close()
 	p := tunnel.Process{Socket: filepath.Join(t.TempDir(), "a.sock"), Build: "v1.2.3", Flags: []string{"--log-format", "json"}}
 	c, err := tunnel.Start(t.Context(), p)
@@ -47,7 +51,7 @@ func TestForward(t *testing.T) {
 	if got := read(t, proc+"cmdline"); !strings.HasPrefix(got, "flanneld\x00forward\x00--socket\x00"+p.Socket+"\x00") {
 		t.Errorf("command line %q", got)
 	}
-	if err := w.Close(); err != nil {
+	if err := errors.Join(w.Close(), r.SetReadDeadline(time.Now().Add(10*time.Second))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadAll(r); err != nil { // until the forwarder's copy is closed
