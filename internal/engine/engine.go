@@ -287,6 +287,7 @@ func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error)
 		return in, "waiting for the store", nil
 	}
 	in.Snapshot, in.Own, in.Policy, in.Owner = snap, e.cfg.World.Own(), e.cfg.Policy, e.cfg.Owner
+	in.Node.HostID = e.cfg.Base.HostID // all that is known of the host if the config cannot be used
 	if reason := e.configure(snap.Config); reason != "" {
 		return in, reason, nil
 	}

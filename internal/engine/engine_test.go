@@ -130,7 +130,7 @@ func newRig(t *testing.T, every time.Duration) *rig {
 		Conditions: func(context.Context, *state.Set) []string { return nil },
 		Ready:      func(ready bool) { r.ready = append(r.ready, ready) },
 		Policy:     engine.Policy{SubnetFile: "/run/flannel/subnet.env", Traffic: traffic.Options{Masquerade: true, Forward: true}},
-		Resync:     every, Log: slog.New(slog.DiscardHandler),
+		Resync:     every, Log: slog.New(slog.DiscardHandler), Base: report.Status{HostID: "h1"},
 		Event: func(_, text string) { r.events = append(r.events, text) },
 	}
 	r.rebuild(func(*addr.ByFamily[netip.Prefix]) {})

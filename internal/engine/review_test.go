@@ -116,6 +116,26 @@ func TestPreviousSubnetOfAnother(t *testing.T) {
 	}
 }
 
+// So it is, too, while the config cannot be used and the host's addresses are
+// not known: its own containers run on.
+func TestPreviousSubnetWithoutConfig(t *testing.T) {
+	for owner, absent := range map[string]bool{"h9": true, "": false, "h1": false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, resync)
+			r.world.snap = picture(2)
+			r.world.snap.Config = []byte(`{"Network":"10.5.0.0/16","Backend":{"Type":"pigeon"}}`)
+			r.world.snap.Leases[0].Owner = owner
+			r.previous(t, "10.5.2.0/24")
+			r.run(t, func() {
+				r.settle()
+				if f, _ := r.file(t); f.Absent != absent {
+					t.Errorf("owner %q: withdrawn %v, want %v", owner, f.Absent, absent)
+				}
+			})
+		})
+	}
+}
+
 // A peer that announces our own VTEP address is refused, not programmed.
 func TestPeerWithOurMAC(t *testing.T) {
 	in := inputs(t, 2)

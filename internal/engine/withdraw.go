@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -43,10 +44,18 @@ func heldByAnother(in Inputs, subnets addr.ByFamily[netip.Prefix]) bool {
 	}
 	mine := lease.Lease{Subnets: subnets}
 	for _, l := range in.Snapshot.Leases {
-		own := l.Owner != "" && l.Owner == in.Node.HostID || l.Owner == "" && sharesAddress(l.Public, in.Node.Public)
-		if !own && mine.Overlaps(l) {
+		if mine.Overlaps(l) && ofAnother(l, in.Node) {
 			return true
 		}
 	}
 	return false
+}
+
+// ofAnother goes by the owner, else by the address. While the host's own is not
+// known (the config cannot be used) a lease without an owner may be ours.
+func ofAnother(l lease.Lease, n facts.Node) bool {
+	if l.Owner != "" {
+		return l.Owner != n.HostID
+	}
+	return n.Public != facts.Node{}.Public && !sharesAddress(l.Public, n.Public)
 }
