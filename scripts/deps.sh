@@ -8,7 +8,7 @@ want="ip:iproute2 bridge:iproute2 nft:nftables iptables:iptables ip6tables:iptab
       conntrack:conntrack etcdctl:etcd-client ping:iputils-ping tcpdump:tcpdump ethtool:ethtool
       modprobe:kmod nsenter:util-linux sysctl:procps git:git make:make"
 if [ "${1:-run}" = test ]; then
-    want="$want gcc:gcc qemu-s390x:qemu-user"
+    want="$want gcc:gcc qemu-s390x:qemu-user openssl:openssl"
 fi
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -15,6 +15,7 @@ import (
 
 // Three new members race to seed the store; one of them does.
 func TestThreeSeedOnce(t *testing.T) {
+	t.Parallel()
 	hosts := cluster(t, "h1", "h2", "h3")
 	// Each would seed something else.
 	seeded := 0
@@ -44,6 +45,7 @@ func TestThreeSeedOnce(t *testing.T) {
 
 // A config that was taken away on purpose, or written by hand, stays so.
 func TestSeedsOnlyTheEmpty(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "h1")
 	h.config.Seed = []byte(`{"Network":"10.9.0.0/16"}`)
 	h.start(t)
@@ -81,6 +83,7 @@ func TestSeedsOnlyTheEmpty(t *testing.T) {
 }
 
 func TestMajorityLost(t *testing.T) {
+	t.Parallel()
 	hosts := cluster(t, "h1", "h2", "h3")
 	for _, h := range hosts {
 		h.serving(t)
@@ -100,6 +103,7 @@ func TestMajorityLost(t *testing.T) {
 
 // A member alone that waits for others stops at once.
 func TestStopsWhileItWaits(t *testing.T) {
+	t.Parallel()
 	h, other := newHost(t, "h1"), newHost(t, "h2")
 	h.config.Cluster = []embedded.Peer{{Name: "h1", At: h.at()}, {Name: "h2", At: other.at()}}
 	h.start(t)
@@ -156,6 +160,7 @@ func info(t *testing.T, a *embedded.Admin, name string) embedded.Info {
 // A lost member is replaced; neither its name nor its address is free before
 // that.
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	hosts := cluster(t, "h1", "h2", "h3")
 	for _, h := range hosts {
 		h.serving(t)
@@ -204,6 +209,7 @@ func TestReplace(t *testing.T) {
 // A start that was cut short between the addition to the cluster and the
 // member's first step is taken up again.
 func TestJoinAfterCrash(t *testing.T) {
+	t.Parallel()
 	first := newHost(t, "h1")
 	first.config.Listen = loopback()
 	first.start(t)
@@ -229,6 +235,7 @@ func TestJoinAfterCrash(t *testing.T) {
 
 // A member that was alone can be given an address, and then others join.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "h1")
 	h.start(t)
 	h.serving(t)

@@ -187,6 +187,7 @@ func cluster(t *testing.T, names ...string) []*host {
 }
 
 func TestAlone(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "h1")
 	h.start(t)
 	h.serving(t)
