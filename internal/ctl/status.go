@@ -56,13 +56,13 @@ func tunnel(t report.Tunnel) string {
 	if t.Error != "" {
 		return "forwarder does not answer: " + oneLine(t.Error)
 	}
-	out := fmt.Sprintf("forwarder %d, sent %d packets, received %d", t.PID, t.SentPackets, t.ReceivedPackets)
+	out := []string{fmt.Sprintf("forwarder %d, sent %d packets, received %d", t.PID, t.SentPackets, t.ReceivedPackets)}
 	for _, reason := range slices.Sorted(maps.Keys(t.Dropped)) {
 		if n := t.Dropped[reason]; n > 0 {
-			out += fmt.Sprintf(", dropped %d %s", n, reason)
+			out = append(out, fmt.Sprintf("dropped %d %s", n, reason))
 		}
 	}
-	return out
+	return strings.Join(out, ", ")
 }
 
 func network(n report.Network) string {

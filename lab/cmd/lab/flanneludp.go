@@ -191,7 +191,7 @@ func (r *relay) unreachable(packet []byte) {
 
 func checksum(b []byte) uint16 {
 	var sum uint32
-	for i := 0; i < len(b); i++ {
+	for i := range b {
 		sum += uint32(b[i]) << (8 * (1 - i%2))
 	}
 	for sum > 0xffff {
