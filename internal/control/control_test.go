@@ -86,6 +86,11 @@ func fill(v reflect.Value) {
 		fill(val)
 		v.Set(reflect.MakeMap(v.Type()))
 		v.SetMapIndex(key, val)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem())
+	case reflect.Uint64:
+		v.SetUint(7)
 	case reflect.String:
 		v.SetString("10.5.0.0-24&<x>")
 	case reflect.Bool:
