@@ -34,6 +34,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"on":           command(true, on),
 		"shows":        command(true, shows),
 		"status":       command(false, status),
+		"metrics":      command(false, metrics),
 		"subnetenv":    command(true, subnetenv),
 		"heard":        command(false, heard),
 		"subnetof":     command(false, subnetof),
@@ -355,6 +356,18 @@ func status(ctx context.Context, s *stage, c call) error {
 			}
 			return matches(out, c.args[1:])
 		})
+	})
+}
+
+// metrics HOST PATTERN…: waits until the metrics match every pattern.
+func metrics(ctx context.Context, s *stage, c call) error {
+	h, err := s.fabric.Host(c.arg(0))
+	if err != nil {
+		return err
+	}
+	return lab.Eventually(ctx, func(ctx context.Context) error {
+		out, err := h.Metrics(ctx)
+		return errors.Join(err, matches(out, c.args[1:]))
 	})
 }
 

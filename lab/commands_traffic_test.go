@@ -203,48 +203,59 @@ func datagramPayload(args []string) ([]byte, error) {
 	}
 }
 
-// flowing is a flow that runs.
-type flowing interface {
-	Stop(ctx context.Context) ([]lab.Losses, error)
-}
+// usualRate is that of a flow without one, in datagrams a second.
+const usualRate = 50
 
-// flow start NAME C C [RATE] | flow stop NAME MAXLOST: a steady stream of pings,
-// or of RATE numbered datagrams a second in each direction.
+// flow start NAME C C [RATE] | flow sent NAME MORE | flow stop NAME MAXLOST: a
+// steady flow of numbered datagrams in each direction; wait until each end has
+// sent MORE; count what was lost.
 func flow(ctx context.Context, s *stage, c call) error {
 	if len(c.args) < 3 {
 		return errUsage
 	}
-	if c.arg(0) == "stop" {
-		return s.stopFlow(ctx, c)
+	if c.arg(0) == "start" {
+		return s.startFlow(ctx, c)
 	}
-	if len(c.args) < 4 || c.arg(0) != "start" {
+	f, ok := s.flows[c.arg(1)]
+	if !ok {
+		return fmt.Errorf("no flow %q", c.arg(1))
+	}
+	number, err := strconv.ParseUint(c.arg(2), 10, 64)
+	if err != nil {
+		return errUsage
+	}
+	switch c.arg(0) {
+	case "sent":
+		return f.Sent(ctx, number)
+	case "stop":
+		return s.stopFlow(ctx, c, f, number)
+	default:
+		return errUsage
+	}
+}
+
+func (s *stage) startFlow(ctx context.Context, c call) error {
+	if len(c.args) < 4 {
 		return errUsage
 	}
 	ways, err := s.ways(c.args[2:4])
 	if err != nil {
 		return err
 	}
-	if c.arg(4) == "" {
-		s.flows[c.arg(1)], err = s.fabric.StartFlow(context.WithoutCancel(ctx), ways[0])
-		return err
+	rate := usualRate
+	if c.arg(4) != "" {
+		if rate, err = strconv.Atoi(c.arg(4)); err != nil || rate <= 0 {
+			return errUsage
+		}
 	}
-	rate, err := strconv.Atoi(c.arg(4))
-	if err != nil {
-		return errUsage
-	}
-	s.flows[c.arg(1)], err = lab.StartStream(context.WithoutCancel(ctx), ways[0], rate)
+	s.flows[c.arg(1)], err = lab.StartFlow(context.WithoutCancel(ctx), ways[0], rate)
 	return err
 }
 
-func (s *stage) stopFlow(ctx context.Context, c call) error {
-	f, ok := s.flows[c.arg(1)]
-	if !ok {
-		return fmt.Errorf("no flow %q", c.arg(1))
-	}
-	allowed, err := strconv.ParseUint(c.arg(2), 10, 64)
-	if err != nil {
-		return errUsage
-	}
+// stopFlow allows so many lost packets. Those of fast flows are figures worth
+// reporting.
+func (s *stage) stopFlow(ctx context.Context, c call, f *lab.Flow, allowed uint64) error {
+	delete(s.flows, c.arg(1))
 	ways, err := f.Stop(ctx)
 	if err != nil {
 		return err
@@ -253,7 +264,7 @@ func (s *stage) stopFlow(ctx context.Context, c call) error {
 	for _, w := range ways {
 		figure := fmt.Sprintf("flow %s: %s→%s %d sent, %d lost", c.arg(1), w.From, w.To, w.Sent, w.Lost)
 		c.ts.Logf("%s", figure)
-		if _, ok := f.(*lab.Stream); ok {
+		if f.Rate > usualRate {
 			s.figures = append(s.figures, figure)
 		}
 		if lost += w.Lost; w.Sent == 0 {

@@ -184,10 +184,14 @@ func (h *Host) Ready(ctx context.Context) error {
 	if h.daemon == nil || !h.daemon.running() {
 		return fmt.Errorf("flanneld on %s does not run", h.Name)
 	}
-	return h.get(ctx, "/readyz")
+	_, err := h.get(ctx, "/readyz")
+	return err
 }
 
-func (h *Host) get(ctx context.Context, path string) error {
+// Metrics is what flanneld tells Prometheus.
+func (h *Host) Metrics(ctx context.Context) (string, error) { return h.get(ctx, "/metrics") }
+
+func (h *Host) get(ctx context.Context, path string) (string, error) {
 	client := http.Client{Timeout: attempt, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -196,17 +200,17 @@ func (h *Host) get(ctx context.Context, path string) error {
 	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", h.healthPort(), path), nil)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", h.Name, err)
+		return "", fmt.Errorf("ask %s: %w", h.Name, err)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", h.Name, err)
+		return "", fmt.Errorf("ask %s: %w", h.Name, err)
 	}
 	body, err := io.ReadAll(resp.Body)
 	if resp.StatusCode != http.StatusOK {
-		return errors.Join(fmt.Errorf("%s of %s: %s: %s", path, h.Name, resp.Status, body), err, resp.Body.Close())
+		return "", errors.Join(fmt.Errorf("%s of %s: %s: %s", path, h.Name, resp.Status, body), err, resp.Body.Close())
 	}
-	return errors.Join(err, resp.Body.Close())
+	return string(body), errors.Join(err, resp.Body.Close())
 }
 
 // WaitReady waits until Ready says so. A daemon that ended ends the wait.

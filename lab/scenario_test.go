@@ -115,7 +115,7 @@ func runVariant(t *testing.T, file string, v variant, at bench) {
 			env.Setenv("mtu", v.mtu())
 			env.Setenv("backend", v.backend())
 			env.Setenv("seen", v.seen())
-			s := &stage{bin: at.bin, saved: map[string]string{}, flows: map[string]flowing{}, captures: map[string]*lab.Capture{}}
+			s := &stage{bin: at.bin, saved: map[string]string{}, flows: map[string]*lab.Flow{}, captures: map[string]*lab.Capture{}}
 			env.Values[stageKey{}] = s
 			env.Defer(func() { at.sum.ran(v, env.T(), s.figures); s.leave(env.T()) })
 			return nil
@@ -148,9 +148,9 @@ type stageKey struct{}
 type stage struct {
 	bin     lab.Binaries
 	fabric  *lab.Fabric
-	saved   map[string]string  // by kind and host, for "save" and "same"
-	flows   map[string]flowing // by name
-	figures []string           // what was measured, for the report
+	saved   map[string]string    // by kind and host, for "save" and "same"
+	flows   map[string]*lab.Flow // by name
+	figures []string             // what was measured, for the report
 
 	captures map[string]*lab.Capture // by name
 }
@@ -169,6 +169,11 @@ func (s *stage) leave(t testscript.T) {
 		var b strings.Builder
 		s.fabric.Dump(ctx, &b)
 		t.Log(b.String())
+	}
+	for name, f := range s.flows { // those of a script that failed
+		if _, err := f.Stop(ctx); err != nil {
+			t.Log(fmt.Sprintf("flow %s: %v", name, err))
+		}
 	}
 	if err := s.fabric.Close(ctx); err != nil {
 		t.Log(fmt.Sprintf("close: %v", err))

@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -211,38 +210,4 @@ func (h *Host) Fragments() (int, error) {
 		total += count
 	}
 	return total, nil
-}
-
-// Flow is a steady stream of echo requests.
-type Flow struct {
-	way  Way
-	proc *process
-	out  strings.Builder
-}
-
-// flowInterval is the time between two packets of a flow.
-const flowInterval = 20 * time.Millisecond
-
-// StartFlow pings from one container to another until Stop.
-func (f *Fabric) StartFlow(ctx context.Context, w Way) (*Flow, error) {
-	flow := &Flow{way: w}
-	interval := strconv.FormatFloat(flowInterval.Seconds(), 'f', -1, 64)
-	cmd := w.From.Command(ctx, "ping", "-n", "-q", "-i", interval, w.To.Addr(w.Family).String())
-	cmd.Stdout = &flow.out
-	var err error
-	flow.proc, err = f.spawn.background(cmd)
-	return flow, err
-}
-
-// Stop ends the flow and counts; a lost answer is a lost packet.
-func (f *Flow) Stop(ctx context.Context) ([]Losses, error) {
-	// ping exits 1 when nothing came back; the counts tell more.
-	_ = f.proc.end(ctx, syscall.SIGINT)
-	counts := regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`).FindStringSubmatch(f.out.String())
-	if counts == nil {
-		return nil, fmt.Errorf("no summary from ping: %s", f.out.String())
-	}
-	sent, err := strconv.ParseUint(counts[1], 10, 64)
-	received, err2 := strconv.ParseUint(counts[2], 10, 64)
-	return []Losses{{From: f.way.From.Name, To: f.way.To.Name, Sent: sent, Lost: sent - received}}, errors.Join(err, err2)
 }

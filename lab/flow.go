@@ -8,54 +8,55 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// streamPort is where both ends of a stream listen.
-const streamPort = 7778
+// flowBuffer holds what comes while the lab is not scheduled, in bytes.
+const flowBuffer = 8 << 20
 
-// streamBuffer holds what comes while the lab is not scheduled, in bytes.
-const streamBuffer = 8 << 20
-
-// Stream is a steady flow of numbered datagrams in both directions between two
+// Flow is a steady flow of numbered datagrams in both directions between two
 // containers, so that each direction's losses are counted by themselves.
-type Stream struct {
-	ends [2]*streamEnd
+type Flow struct {
+	Rate int // datagrams a second each way
+
+	ends [2]*flowEnd
 	stop context.CancelFunc
 	sent sync.WaitGroup // senders
 	all  sync.WaitGroup // receivers
 }
 
-// streamEnd sends to its peer and counts what comes from there.
-type streamEnd struct {
+// flowEnd sends to its peer and counts what comes from there.
+type flowEnd struct {
 	name string
 	conn *net.UDPConn
+	at   netip.AddrPort // of conn
 	peer netip.AddrPort
-	sent uint64
+	sent atomic.Uint64
 
 	mu   sync.Mutex
 	seen map[uint64]bool // numbers that came
 }
 
-// StartStream sends rate datagrams a second each way until Stop.
-func StartStream(ctx context.Context, w Way, rate int) (*Stream, error) {
+// StartFlow sends rate datagrams a second each way until Stop.
+func StartFlow(ctx context.Context, w Way, rate int) (*Flow, error) {
 	ctx, stop := context.WithCancel(ctx)
-	s := &Stream{stop: stop}
+	s := &Flow{Rate: rate, stop: stop}
 	for i, c := range []*Container{w.From, w.To} {
-		end := &streamEnd{name: c.Name, seen: map[uint64]bool{}}
+		end := &flowEnd{name: c.Name, seen: map[uint64]bool{}}
 		var err error
-		if end.conn, err = c.datagrams(ctx, netip.AddrPortFrom(c.Addr(w.Family), streamPort)); err != nil {
+		if end.conn, err = c.datagrams(ctx, netip.AddrPortFrom(c.Addr(w.Family), 0)); err != nil {
 			stop()
 			return nil, err
 		}
+		end.at = end.conn.LocalAddr().(*net.UDPAddr).AddrPort()
 		s.ends[i] = end
 	}
 	for i, end := range s.ends {
-		to := []*Container{w.To, w.From}[i]
-		end.peer = netip.AddrPortFrom(to.Addr(w.Family), streamPort)
+		end.peer = s.ends[1-i].at
 		s.all.Go(end.receive)
 		s.sent.Go(func() { end.send(ctx, rate) })
 	}
@@ -67,7 +68,7 @@ func (n *Node) datagrams(ctx context.Context, at netip.AddrPort) (*net.UDPConn, 
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var set error
 		err := c.Control(func(fd uintptr) {
-			set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, streamBuffer)
+			set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, flowBuffer)
 		})
 		return errors.Join(err, set)
 	}}
@@ -77,28 +78,30 @@ func (n *Node) datagrams(ctx context.Context, at netip.AddrPort) (*net.UDPConn, 
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("stream on %s: %w", n.Name, err)
+		return nil, fmt.Errorf("flow on %s: %w", n.Name, err)
 	}
 	return conn.(*net.UDPConn), nil
 }
 
 // send keeps to the rate on average. After a pause it catches up by few packets
 // only, since a burst would overflow queues that a steady flow does not.
-func (e *streamEnd) send(ctx context.Context, rate int) {
+func (e *flowEnd) send(ctx context.Context, rate int) {
 	const catchUp = 16
 	tick := time.NewTicker(time.Second / time.Duration(rate))
 	defer tick.Stop()
 	begin, skipped := time.Now(), uint64(0)
 	for ctx.Err() == nil {
 		due := uint64(time.Since(begin).Seconds()*float64(rate)) - skipped
-		if due > e.sent+catchUp {
-			skipped += due - e.sent - catchUp
-			due = e.sent + catchUp
+		next := e.sent.Load()
+		if due > next+catchUp {
+			skipped += due - next - catchUp
+			due = next + catchUp
 		}
-		for ; e.sent < due; e.sent++ {
-			number := binary.BigEndian.AppendUint64(nil, e.sent)
+		for ; next < due; next++ {
+			number := binary.BigEndian.AppendUint64(nil, next)
 			// A refusal is a loss, and is counted as one.
 			_, _ = e.conn.WriteToUDPAddrPort(number, e.peer)
+			e.sent.Add(1)
 		}
 		select {
 		case <-tick.C:
@@ -107,7 +110,7 @@ func (e *streamEnd) send(ctx context.Context, rate int) {
 	}
 }
 
-func (e *streamEnd) receive() {
+func (e *flowEnd) receive() {
 	buf := make([]byte, 64)
 	for {
 		n, err := e.conn.Read(buf)
@@ -122,10 +125,26 @@ func (e *streamEnd) receive() {
 	}
 }
 
-func (e *streamEnd) received() uint64 {
+func (e *flowEnd) received() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return uint64(len(e.seen))
+}
+
+// Sent waits until each end has sent that many more datagrams.
+func (s *Flow) Sent(ctx context.Context, more uint64) error {
+	var until [2]uint64
+	for i, end := range s.ends {
+		until[i] = end.sent.Load() + more
+	}
+	return Eventually(ctx, func(context.Context) error {
+		for i, end := range s.ends {
+			if sent := end.sent.Load(); sent < until[i] {
+				return fmt.Errorf("%s has sent %d datagrams, want %d", end.name, sent, until[i])
+			}
+		}
+		return nil
+	})
 }
 
 // Losses is how one direction went.
@@ -134,8 +153,8 @@ type Losses struct {
 	Sent, Lost uint64
 }
 
-// Stop ends the stream, waits for what is still on the way, and counts.
-func (s *Stream) Stop(ctx context.Context) ([]Losses, error) {
+// Stop ends the flow, waits for what is still on the way, and counts.
+func (s *Flow) Stop(ctx context.Context) ([]Losses, error) {
 	s.stop()
 	s.sent.Wait()
 	const underway = time.Second
@@ -144,7 +163,7 @@ func (s *Stream) Stop(ctx context.Context) ([]Losses, error) {
 	// A loss is a result and not an error of the wait.
 	_ = Eventually(wait, func(context.Context) error {
 		for i, end := range s.ends {
-			if s.ends[1-i].received() < end.sent {
+			if s.ends[1-i].received() < end.sent.Load() {
 				return errors.New("not everything has come")
 			}
 		}
@@ -158,7 +177,7 @@ func (s *Stream) Stop(ctx context.Context) ([]Losses, error) {
 	var losses []Losses
 	for i, end := range s.ends {
 		to := s.ends[1-i]
-		losses = append(losses, Losses{From: end.name, To: to.name, Sent: end.sent, Lost: end.sent - to.received()})
+		losses = append(losses, Losses{From: end.name, To: to.name, Sent: end.sent.Load(), Lost: end.sent.Load() - to.received()})
 	}
 	return losses, errors.Join(errs...)
 }
