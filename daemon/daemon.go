@@ -157,9 +157,12 @@ func newParts(c Config, id *identity.Identity, st *stores) *parts {
 	return p
 }
 
-// picture takes a new picture of the store.
+// picture takes a new picture of the store. While it settles the keeper may
+// claim by it, and the kernel loses nothing by it.
 func (p *parts) picture(s lease.Snapshot) {
-	p.world.snapshot.Store(&s)
+	shown := s
+	shown.Synced = s.Synced && !s.Settling
+	p.world.snapshot.Store(&shown)
 	p.world.keeper.Snapshot(s)
 	p.engine.Ring()
 }

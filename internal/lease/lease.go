@@ -95,11 +95,14 @@ type Snapshot struct {
 	Epoch, Rev int64
 	// Synced says that absence means absence. Nothing is deleted before.
 	Synced bool
-	Origin Origin
-	Config []byte     // network config JSON; nil if the key does not exist
-	Leases []Lease    // well-formed, sorted by Compare, not yet admitted
-	Bad    []Rejected // what could not be read, sorted by key
-	Recent []Recent   // subnets that expired not long ago, sorted
+	// Settling says that the store went back lately (it was restored or wiped):
+	// what is absent may be claimed again in a moment.
+	Settling bool
+	Origin   Origin
+	Config   []byte     // network config JSON; nil if the key does not exist
+	Leases   []Lease    // well-formed, sorted by Compare, not yet admitted
+	Bad      []Rejected // what could not be read, sorted by key
+	Recent   []Recent   // subnets that expired not long ago, sorted
 }
 
 // Origin says how fresh a snapshot is.

@@ -23,10 +23,11 @@ type service struct {
 	etcd   *embed.Etcd
 	peers  *prober
 
-	seeded bool
-	moved  bool // the cluster knows our address
-	probed time.Time
-	said   string // the last failure of a chore
+	promoted bool // it takes a moment to show
+	seeded   bool
+	moved    bool // the cluster knows our address
+	probed   time.Time
+	said     string // the last failure of a chore
 }
 
 // serve watches over the member until it or ctx ends.
@@ -134,9 +135,13 @@ func (s *service) work(ctx context.Context) {
 // promote asks the leader to count this member. It refuses until we have
 // copied its data.
 func (s *service) promote(ctx context.Context) error {
+	if s.promoted {
+		return nil
+	}
 	_, err := s.etcd.Server.PromoteMember(ctx, uint64(s.etcd.Server.MemberID()))
 	switch {
 	case err == nil, errors.Is(err, membership.ErrMemberNotLearner):
+		s.promoted = true
 		s.member.config.Log.Info("full member of the store's cluster now", "name", s.member.config.Name)
 		return nil
 	case errors.Is(err, etcderrors.ErrLearnerNotReady):

@@ -29,6 +29,10 @@ const (
 	// refreshEvery is how often a picture from the file is given again, with
 	// its new age.
 	refreshEvery = 10 * time.Second
+	// settleFor is how long hosts get to claim again what a store that went back
+	// does not know: they look for it every five seconds, and connecting takes
+	// its time.
+	settleFor = 20 * time.Second
 )
 
 // Options say which file to use, and for what.
@@ -71,7 +75,10 @@ func (s *Store) Watch(ctx context.Context, put func(lease.Snapshot)) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.options.Log.Warn("last known good picture is refused", "file", s.options.Path, "error", err)
 	}
-	w := &watch{store: s, put: put, saved: saved, live: make(chan lease.Snapshot)}
+	w := &watch{store: s, put: put, saved: saved, live: make(chan lease.Snapshot), settled: time.NewTimer(0)}
+	if saved != nil {
+		w.known = position{cluster: saved.Cluster, rev: saved.Rev}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return s.Store.Watch(ctx, func(p lease.Snapshot) {
@@ -124,6 +131,11 @@ type watch struct {
 	saved *picture // nil: none, or a live picture was seen
 	live  chan lease.Snapshot
 
+	known    position       // of the last live picture, or of the saved one
+	last     lease.Snapshot // the last live picture
+	settling bool           // the store went back; until settled rings
+	settled  *time.Timer
+
 	unsaved *lease.Snapshot
 	failing bool // the last save failed
 }
@@ -133,6 +145,7 @@ func (w *watch) run(ctx context.Context) error {
 	defer remind.Stop()
 	save := time.NewTimer(0)
 	defer save.Stop()
+	defer w.settled.Stop()
 	ready := false // a save may happen now
 	defer w.flush()
 	for {
@@ -146,6 +159,8 @@ func (w *watch) run(ctx context.Context) error {
 			remind.Reset(refreshEvery)
 		case <-save.C:
 			ready = true
+		case <-w.settled.C:
+			w.settle()
 		}
 		if ready && w.unsaved != nil {
 			w.flush()
@@ -162,10 +177,9 @@ func (w *watch) accept(p lease.Snapshot) {
 			"file", w.store.options.Path, "was", w.saved.Cluster, "is", p.Cluster)
 	}
 	w.saved = nil
-	if p.Synced {
-		w.unsaved = &p
-	}
-	w.put(p)
+	w.watchOut(p)
+	w.last = p
+	w.give()
 }
 
 // remind gives the picture from the file while there is no live one.

@@ -174,8 +174,12 @@ func TestAnotherCluster(t *testing.T) {
 		got, stop := run(t, inner, o)
 		wait(4 * time.Second)
 		inner.pictures <- live("c2/net", 4)
-		if n := len(got()); n != 2 {
-			t.Errorf("%d pictures", n)
+		if p := got(); len(p) != 2 || !p[1].Settling {
+			t.Errorf("%d pictures, the last %+v", len(p), p[len(p)-1])
+		}
+		wait(21 * time.Second)
+		if p := got(); len(p) != 3 || p[2].Settling {
+			t.Errorf("%d pictures, the last %+v", len(p), p[len(p)-1])
 		}
 		stop()
 		if !strings.Contains(log.String(), "another cluster") {
@@ -189,6 +193,46 @@ func TestAnotherCluster(t *testing.T) {
 			t.Errorf("file holds %+v, %v", s, err)
 		}
 	})
+}
+
+// While a store that went back settles, absence means nothing, and a restart
+// in between knows what was before.
+func TestSettles(t *testing.T) {
+	for name, back := range map[string]func(*lease.Snapshot){
+		"revision": func(p *lease.Snapshot) { p.Rev = 3 },
+		"epoch":    func(p *lease.Snapshot) { p.Epoch++ },
+		"cluster":  func(p *lease.Snapshot) { p.Cluster = "c2/net" },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o, _ := options(t)
+			inner := newScript()
+			got, stop := run(t, inner, o)
+			inner.pictures <- live("c1/net", 9)
+			inner.pictures <- live("c1/net", 10)
+			gone := live("c1/net", 11)
+			gone.Leases = nil
+			back(&gone)
+			inner.pictures <- gone
+			wait(2 * time.Second)
+			again := gone
+			again.Rev++
+			inner.pictures <- again // somebody claimed: it settles still
+			if p := got(); len(p) != 4 || p[0].Settling || p[1].Settling || !p[2].Settling || !p[3].Settling || !p[3].Synced {
+				t.Errorf("%s: pictures %+v", name, p)
+			}
+			stop()
+			got, stop = run(t, inner, o)
+			inner.pictures <- again
+			if p := got(); name != "epoch" && (len(p) != 1 || !p[0].Settling) {
+				t.Errorf("%s: after a restart: %+v", name, p)
+			}
+			wait(21 * time.Second)
+			if p := got(); p[len(p)-1].Settling {
+				t.Errorf("%s: it settles for ever", name)
+			}
+			stop()
+		})
+	}
 }
 
 func TestWritesAreSpaced(t *testing.T) {

@@ -1,0 +1,49 @@
+package lastgood
+
+import "github.com/flannel-ng/flannel-ng/internal/lease"
+
+// position is where in the history of a store a picture is.
+type position struct {
+	cluster    string // "" is nowhere
+	epoch, rev int64  // epoch 0: not known
+}
+
+// wentBack says whether p is of another history than what was known: the store
+// was restored or wiped, here or while this daemon was down.
+func (k position) wentBack(p lease.Snapshot) bool {
+	return k.cluster != "" && (k.cluster != p.Cluster || p.Rev < k.rev || k.epoch != 0 && k.epoch != p.Epoch)
+}
+
+// watchOut begins the time in which absence means nothing, if p is of another
+// history. The hosts whose leases it lacks are alive, and their containers talk.
+func (w *watch) watchOut(p lease.Snapshot) {
+	if !p.Synced {
+		return
+	}
+	if w.known.wentBack(p) {
+		w.settling = true
+		w.settled.Reset(settleFor)
+		w.store.options.Log.Warn("the store was restored or replaced: for a while nothing is removed on its word", "for", settleFor)
+	}
+	w.known = position{cluster: p.Cluster, epoch: p.Epoch, rev: p.Rev}
+}
+
+// give hands the last live picture on. One that settles is not remembered: a
+// restart in between must know what was before.
+func (w *watch) give() {
+	p := w.last
+	p.Settling = w.settling
+	if p.Synced && !p.Settling {
+		w.unsaved = &p
+	}
+	w.put(p)
+}
+
+// settle ends that time.
+func (w *watch) settle() {
+	if !w.settling {
+		return
+	}
+	w.settling = false
+	w.give()
+}
