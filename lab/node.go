@@ -33,9 +33,11 @@ type Node struct {
 	ears  []net.Listener // responders, closed with the node
 }
 
-// newNode starts the holding process and waits until its namespaces stand.
+// newNode starts the holding process and waits until its namespaces stand. It
+// lives until close, not until ctx ends: were it killed, what was started inside
+// and is no child of the lab (a forwarder) would stay.
 func newNode(ctx context.Context, s *spawner, labBinary, name string) (*Node, error) {
-	cmd := exec.CommandContext(ctx, labBinary, "pause", name)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), labBinary, "pause", name)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS,
 		// When the lab dies its standard input closes, and it ends by itself,
