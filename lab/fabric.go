@@ -30,7 +30,7 @@ var ErrNotRoot = errors.New("needs root: the lab makes network namespaces")
 // New builds the underlay, the hosts and etcd, and puts the network config
 // into it. No daemon runs yet. Close the fabric even after an error.
 func New(ctx context.Context, o Options) (*Fabric, error) {
-	f := &Fabric{Options: o, plan: plan{underlay: o.Underlay, hosts: o.Hosts}, spawn: newSpawner()}
+	f := &Fabric{Options: o, plan: plan{underlay: o.Underlay, hosts: o.Hosts, wide: o.Wide}, spawn: newSpawner()}
 	if os.Geteuid() != 0 {
 		return f, ErrNotRoot
 	}

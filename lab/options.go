@@ -38,6 +38,11 @@ type Options struct {
 	Backend  string // type of the backend, or its whole JSON object; "" is vxlan
 	// NetConf replaces the network config, if not empty.
 	NetConf string
+	// UplinkMTU is that of the underlay, in bytes; 0 is the usual 1500.
+	UplinkMTU int
+	// Wide puts also few hosts on 198.18.0.0/15, where the addresses of
+	// thousands of peers are on the same segment.
+	Wide bool
 }
 
 // Binaries are the built programs, as absolute paths.

@@ -27,6 +27,7 @@ const (
 type plan struct {
 	underlay Underlay
 	hosts    int
+	wide     bool // as many hosts as there may be, whatever there are
 }
 
 // maxSmall is how many hosts fit 198.51.100.0/24 beside etcd and outside.
@@ -89,7 +90,7 @@ func (p plan) routed(f addr.Family, i int) place {
 	return place{prefix: netip.PrefixFrom(offset(base, 2), 64), gateway: offset(base, 1)}
 }
 
-func (p plan) large() bool { return p.hosts > maxSmall }
+func (p plan) large() bool { return p.wide || p.hosts > maxSmall }
 
 func (p plan) segment(f addr.Family) netip.Addr {
 	switch {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,10 +55,14 @@ func (f *Fabric) wireMiddle(ctx context.Context) error {
 	return f.Switch.ip(ctx, lines...)
 }
 
+// usualMTU is that of Ethernet, in bytes.
+const usualMTU = 1500
+
 // port is the middle's side of a cable.
 func (f *Fabric) port(s station) []string {
 	port := portOf(s.Name)
-	lines := []string{fmt.Sprintf("link add %s type veth peer name eth0 netns %d", port, s.PID())}
+	mtu := cmp.Or(f.Options.UplinkMTU, usualMTU)
+	lines := []string{fmt.Sprintf("link add %s mtu %d type veth peer name eth0 mtu %d netns %d", port, mtu, mtu, s.PID())}
 	if f.Options.Underlay != Routed {
 		return append(lines, "link set "+port+" master br0 up")
 	}

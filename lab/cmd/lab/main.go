@@ -15,7 +15,9 @@ var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, p
        lab pause NAME        hold the namespaces of a node (used by the lab)
        lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)
        lab flannel-udp DEVICE ADDRESS LISTEN
-                             forward as plain flannel's udp backend does (used by the lab)`)
+                             forward as plain flannel's udp backend does (used by the lab)
+       lab traffic serve | streams ADDRESS N | flood ADDRESS | ask ADDRESS
+                             make and count load (used by the bench)`)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -38,6 +40,8 @@ func run(ctx context.Context, args []string) error {
 		return pause(args[1:])
 	case "etcd":
 		return serveEtcd(ctx, args[1:])
+	case "traffic":
+		return makeTraffic(ctx, args[1:])
 	case "flannel-udp":
 		return flannelUDP(ctx, args[1:])
 	default:
