@@ -47,6 +47,7 @@ type daemon struct {
 	keeper  *keeper.Keeper
 	cancel  context.CancelFunc
 	done    chan struct{}
+	ask     lease.Ask     // guarded by world.mu
 	last    lease.Holding // as of the last change; guarded by world.mu
 	// robbed says that somebody entitled took the lease away and the daemon
 	// cannot know yet; guarded by world.mu.
@@ -82,10 +83,11 @@ func (m *machine) start(ctx context.Context, fromDisk bool) {
 	w.mu.Lock()
 	m.run, w.daemons[d.name] = d, d
 	w.note(d.name, "starts as %s boot %d", m.id, m.boot)
-	ask := lease.Ask{
-		Network: w.network, Public: m.public, Previous: m.previous, Offer: lease.Offer{Backend: "host-gw"},
+	d.ask = lease.Ask{
+		Network: w.network, Public: m.public, Previous: m.previous,
+		Offer: lease.Offer{Backend: "host-gw", Extra: extraOf(d)},
 	}
-	picture := m.stored
+	ask, picture := d.ask, m.stored
 	w.mu.Unlock()
 	d.keeper.Ask(ask)
 	if fromDisk && picture.Synced {
@@ -102,6 +104,7 @@ func (d *daemon) spawn(ctx context.Context) {
 		err := d.store.Watch(ctx, func(s lease.Snapshot) {
 			w.mu.Lock()
 			d.machine.stored = s
+			w.extras(d, s)
 			w.mu.Unlock()
 			d.keeper.Snapshot(s)
 		})

@@ -38,8 +38,9 @@ type record struct {
 	writer string // name of a daemon of ours, or of another
 }
 
-// holder is whom a claim or address record names, and who wrote it.
-type holder struct{ host, writer string }
+// holder is whom a claim or address record names, what extra it has, and who
+// wrote it.
+type holder struct{ host, extra, writer string }
 
 func newModel() model {
 	return model{leases: map[string]record{}, sessions: map[string]string{}, holders: map[string]holder{}}
@@ -104,7 +105,7 @@ func (m *model) apply(who string, d *daemon, e kv.Event) {
 	case strings.HasPrefix(key, claimsDir), strings.HasPrefix(key, addressDir):
 		delete(m.holders, key)
 		if !e.Deleted {
-			m.holders[key] = holder{hostOf(e.Entry.Value), who}
+			m.holders[key] = newHolder(who, e.Entry.Value)
 		}
 	}
 }
@@ -122,12 +123,13 @@ func newRecord(who string, d *daemon, e kv.Entry) record {
 	return r
 }
 
-func hostOf(value string) string {
+func newHolder(who, value string) holder {
 	var v struct {
-		Host string `json:"host"`
+		Host  string          `json:"host"`
+		Extra json.RawMessage `json:"extra"`
 	}
 	_ = json.Unmarshal([]byte(value), &v)
-	return v.Host
+	return holder{v.Host, string(v.Extra), who}
 }
 
 // judge checks I3 and the fence for one write of a daemon of ours against the

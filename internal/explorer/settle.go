@@ -51,6 +51,9 @@ func (w *world) unsettled() string {
 			if own.Owner != m.id || lease.Token(own.Modified) != h.Lease.Token {
 				return m.run.name + " holds what is not its own in the store"
 			}
+			if w.model.holders[claimKey(own.Prefixes()[0])].extra != m.run.ask.Offer.Extra {
+				return m.run.name + " does not announce what it wants to"
+			}
 			if o, found := w.model.earlier(own); found && !w.model.restored {
 				return m.run.name + " has a subnet that is older as " + o.Key + " of " + o.writer
 			}

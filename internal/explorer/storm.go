@@ -72,6 +72,7 @@ func (w *world) harms(ctx context.Context) []func() {
 		func() { w.pin(ctx) },
 		func() { w.remove(ctx) },
 		func() { w.revoke() },
+		func() { w.announce(w.machine()) },
 	}
 	for _, f := range w.flannels {
 		overwrite := func() { w.overwrite(ctx, f) }

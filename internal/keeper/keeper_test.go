@@ -213,6 +213,30 @@ func TestHoldsAndRenews(t *testing.T) {
 	})
 }
 
+// What the host can do beside its lease is claimed like all of the offer.
+func TestChangedExtraIsClaimedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		l := start(t, s, nil)
+		defer l.stop()
+		a := ask(t)
+		l.Ask(a)
+		l.show(5)
+		h := l.want(0, lease.Owned)
+		l.show(10, h.Lease.Lease)
+		for _, extra := range []string{`{"udp":{"bpf":1}}`, `{"udp":{"bpf":1}}`, ``} {
+			a.Offer.Extra = extra
+			l.Ask(a)
+			h = l.want(time.Second, lease.Owned)
+			l.show(int64(h.Lease.Token), h.Lease.Lease)
+		}
+		claims := s.seen().claims
+		if len(claims) != 3 || claims[1].Offer.Extra == "" || claims[1].Token != 10 || claims[2].Offer.Extra != "" || claims[2].Token != 20 {
+			t.Errorf("claims %+v", claims)
+		}
+	})
+}
+
 // TestOutage: the store is away for three days. No busy loop, the state says
 // what is true, the same subnet is claimed at the end.
 func TestOutage(t *testing.T) {

@@ -37,6 +37,11 @@ type Lease struct {
 type Offer struct {
 	Backend string                // canonical type, "udp" when the store has none
 	Data    addr.ByFamily[string] // backend data as JSON text, "" for none
+	// Extra is what only hosts of ours understand, as JSON text, "" for none:
+	// what else the holder can do, such as decapsulating in the kernel. It
+	// stands beside the lease and never in it, so a lease without an owner has
+	// none. Spaces in it are not kept.
+	Extra string
 }
 
 // Node names the holder for people: its public addresses.

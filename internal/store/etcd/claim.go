@@ -41,7 +41,7 @@ type attempt struct {
 
 // Claim implements lease.Store.
 func (s *Store) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
-	value, err := check(c)
+	value, err := check(&c)
 	if err != nil {
 		return lease.Held{}, err
 	}
@@ -89,12 +89,17 @@ func (s *Store) distrust(c lease.Claim, err error) {
 	s.reread()
 }
 
-func check(c lease.Claim) (value string, err error) {
+// check refuses what cannot be written and brings the extra into the form in
+// which it is kept.
+func check(c *lease.Claim) (value string, err error) {
 	switch {
 	case len((lease.Lease{Subnets: c.Subnets}).Prefixes()) == 0:
 		return "", errNoSubnet
 	case len(addresses(c.Public)) == 0:
 		return "", errNoPublic
+	}
+	if c.Offer.Extra, err = lease.FormatExtra(c.Offer.Extra); err != nil {
+		return "", err
 	}
 	return FormatValue(c.Public, c.Offer)
 }
@@ -140,11 +145,12 @@ func (a *attempt) round(ctx context.Context) (lease.Held, error) {
 // An operator may have put our value back without them.
 func (a *attempt) landed(p *picture, pl plan) bool {
 	if pl.reserved {
-		whole := !slices.ContainsFunc(claimKeys(a.claim.Subnets), func(key string) bool {
+		keys := claimKeys(a.claim.Subnets)
+		whole := !slices.ContainsFunc(keys, func(key string) bool {
 			h := p.holders[key]
 			return h.mod != pl.old.Mod || h.host != a.store.options.HostID
 		})
-		return whole && pl.old.Mod > int64(a.claim.Token) && pl.old.Value == a.value
+		return whole && p.holders[keys[0]].extra == a.claim.Offer.Extra && pl.old.Mod > int64(a.claim.Token) && pl.old.Value == a.value
 	}
 	return a.grant != 0 && pl.old.Lease == a.grant
 }

@@ -172,9 +172,11 @@ func parsePublic(text *string, f addr.Family) (netip.Addr, error) {
 	return a, nil
 }
 
-// binding is the value of a claim and of an address record.
+// binding is the value of a claim and of an address record. The claim on the
+// first subnet of a lease also carries the extra of its offer.
 type binding struct {
-	Host string `json:"host"`
+	Host  string          `json:"host"`
+	Extra json.RawMessage `json:"extra,omitempty"`
 }
 
 // presence is the value of a session.
@@ -192,7 +194,7 @@ type tombstone struct {
 
 // encode is for our own records, which marshal whatever they hold.
 func encode(v any) string {
-	b, err := json.Marshal(v)
+	b, err := json.Marshal(v) // an extra went through lease.FormatExtra
 	if err != nil {
 		panic(err)
 	}

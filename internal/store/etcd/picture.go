@@ -27,6 +27,7 @@ type item struct {
 // holder is a claim or address record that could be read.
 type holder struct {
 	host  string
+	extra string // of the offer; "" for most
 	grant kv.LeaseID
 	mod   int64
 }
@@ -196,8 +197,10 @@ func (p *picture) setHolder(key string, e kv.Entry) error {
 	if err := atMost(maxName, "host id", b.Host); err != nil {
 		return err
 	}
-	p.holders[key] = holder{host: b.Host, grant: e.Lease, mod: e.Mod}
-	return nil
+	h := holder{host: b.Host, grant: e.Lease, mod: e.Mod}
+	h.extra, err = lease.FormatExtra(string(b.Extra))
+	p.holders[key] = h // who holds it counts, whatever the extra
+	return err
 }
 
 func (p *picture) setRecent(key string, e kv.Entry) error {
@@ -274,7 +277,9 @@ func (p *picture) leases() []lease.Lease {
 	ls := make([]lease.Lease, len(p.order))
 	for i, l := range p.order {
 		ls[i] = l.Lease
-		ls[i].Owner = p.owner(l)
+		if ls[i].Owner = p.owner(l); ls[i].Owner != "" {
+			ls[i].Offer.Extra = p.holders[l.claims[0]].extra
+		}
 	}
 	return ls
 }

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,15 +21,20 @@ type plan struct {
 	reserved bool   // no etcd lease: it stays one (reference W6)
 
 	host     string
+	extra    string // of the offer, as it is kept
 	ifs      []kv.Cmp
-	bindings []string // claims and address records to put
+	bindings []string // claims, the first with the extra, and address records to put
 	drop     []string // keys to delete
 }
 
 func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
 	t := kv.Txn{If: slices.Clone(pl.ifs), Then: []kv.Op{put(pl.key, value, grant)}}
-	for _, key := range pl.bindings {
-		t.Then = append(t.Then, put(key, encode(binding{Host: pl.host}), grant))
+	for i, key := range pl.bindings {
+		b := binding{Host: pl.host}
+		if i == 0 {
+			b.Extra = json.RawMessage(pl.extra)
+		}
+		t.Then = append(t.Then, put(key, encode(b), grant))
 	}
 	for _, key := range pl.drop {
 		t.Then = append(t.Then, remove(key))
@@ -41,7 +47,7 @@ func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
 func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
 	key := subnetsDir + FormatKey(c.Subnets)
 	old := p.entries[key]
-	pl := plan{key: key, old: old, host: host, reserved: old.Mod != 0 && old.Lease == 0}
+	pl := plan{key: key, old: old, host: host, extra: c.Offer.Extra, reserved: old.Mod != 0 && old.Lease == 0}
 	if l, ok := p.items[key]; ok {
 		pl.owner = p.owner(l)
 	}
@@ -147,11 +153,11 @@ func (pl *plan) bind(p *picture, c lease.Claim) error {
 // unbound demands that the claim at key is free, ours, or of a dead host that
 // we may take over.
 func (pl *plan) unbound(p *picture, key string, takeover bool) error {
-	if _, bad := p.bad[key]; bad {
-		return fmt.Errorf("%s cannot be read: %w", key, lease.ErrTaken)
-	}
 	h, ok := p.holders[key]
+	_, bad := p.bad[key]
 	switch {
+	case !ok && bad:
+		return fmt.Errorf("%s cannot be read: %w", key, lease.ErrTaken)
 	case !ok || h.host == pl.host:
 		return nil
 	case !takeover || p.alive(h.host):

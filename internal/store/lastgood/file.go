@@ -48,6 +48,7 @@ type record struct {
 	Public   [2]netip.Addr   `json:"public"`
 	Backend  string          `json:"backend"`
 	Data     [2]string       `json:"data"`
+	Extra    string          `json:"extra,omitempty"`
 	Owner    string          `json:"owner,omitempty"`
 	Reserved bool            `json:"reserved,omitempty"`
 	Created  int64           `json:"created"`
@@ -68,7 +69,7 @@ func newPicture(s lease.Snapshot, identity string, now time.Time) picture {
 	for _, l := range s.Leases {
 		p.Leases = append(p.Leases, record{
 			Key: l.Key, Subnets: both(l.Subnets), Public: both(l.Public),
-			Backend: l.Offer.Backend, Data: both(l.Offer.Data),
+			Backend: l.Offer.Backend, Data: both(l.Offer.Data), Extra: l.Offer.Extra,
 			Owner: l.Owner, Reserved: l.Reserved, Created: l.Created, Modified: l.Modified,
 		})
 	}
@@ -91,7 +92,7 @@ func (p *picture) snapshot() lease.Snapshot {
 	for _, r := range p.Leases {
 		s.Leases = append(s.Leases, lease.Lease{
 			Key: r.Key, Subnets: pair(r.Subnets), Public: pair(r.Public),
-			Offer: lease.Offer{Backend: r.Backend, Data: pair(r.Data)},
+			Offer: lease.Offer{Backend: r.Backend, Data: pair(r.Data), Extra: r.Extra},
 			Owner: r.Owner, Reserved: r.Reserved, Created: r.Created, Modified: r.Modified,
 		})
 	}

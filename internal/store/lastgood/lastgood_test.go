@@ -59,7 +59,7 @@ func live(cluster string, rev int64) lease.Snapshot {
 		Leases: []lease.Lease{{
 			Key: "10.5.1.0-24&fc00:5:0:1::-64", Subnets: storetest.Subnets("10.5.1.0/24", "fc00:5:0:1::/64"),
 			Public: storetest.Public("192.0.2.1"), Owner: "h1", Reserved: true, Created: 2, Modified: 3,
-			Offer: lease.Offer{Backend: "vxlan", Data: addr.Pair(`{"VNI":1}`, "")},
+			Offer: lease.Offer{Backend: "vxlan", Data: addr.Pair(`{"VNI":1}`, ""), Extra: `{"udp":{"bpf":1}}`},
 		}},
 		Recent: []lease.Recent{{
 			Subnet: storetest.Subnets("10.5.9.0/24").At(addr.IPv4),

@@ -60,6 +60,9 @@ func (f *Fabric) SetConfig(config []byte) {
 func (f *Fabric) Put(l lease.Lease) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if l.Owner == "" {
+		l.Offer.Extra = ""
+	}
 	f.store(l)
 }
 
@@ -156,6 +159,11 @@ func (h *Host) Claim(ctx context.Context, c lease.Claim) (lease.Held, error) {
 	if len(wanted.Prefixes()) == 0 || len(publics(c.Public)) == 0 {
 		return lease.Held{}, errIncomplete
 	}
+	extra, err := lease.FormatExtra(c.Offer.Extra)
+	if err != nil {
+		return lease.Held{}, fmt.Errorf("claim %s: %w", wanted.Key, err)
+	}
+	wanted.Offer.Extra = extra
 	if wanted.Offer.Backend == "" {
 		wanted.Offer.Backend = "udp"
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -56,6 +57,9 @@ func (s Suite) Run(t *testing.T) {
 		{"stale token", testStale},
 		{"renew", testRenew},
 		{"change of address", testReaddress},
+		{"extra", testExtra},
+		{"bad extra", testBadExtra},
+		{"extra of an overwritten lease", testExtraOverwritten},
 		{"release", testRelease},
 		{"duplicate address of a live host", testDuplicate},
 		{"address of a dead host", testDeadAddress},
@@ -293,6 +297,58 @@ func testReaddress(t *testing.T, f Fabric) {
 	must(t, h1, c)
 	must(t, h2, ask("192.0.2.1", "10.5.2.0/24"))
 	refused(t, h2, ask("192.0.2.9", "10.5.3.0/24"), lease.ErrDuplicate)
+}
+
+// An extra comes back without spaces, changes by a claim, and goes with one
+// that has none.
+func testExtra(t *testing.T, f Fabric) {
+	h1 := f.Store(t, "h1")
+	v := Watch(t, h1)
+	c := ask("192.0.2.1", "10.5.1.0/24")
+	c.Subnets = Subnets("10.5.1.0/24", "fc00:5:0:1::/64")
+	for _, tc := range []struct{ extra, kept string }{
+		{`{"udp": {"bpf": 1}}`, `{"udp":{"bpf":1}}`},
+		{`{"udp":{"bpf":2}}`, `{"udp":{"bpf":2}}`},
+		{` null`, ``},
+		{`"text"`, `"text"`},
+		{``, ``},
+	} {
+		c.Offer.Extra = tc.extra
+		h := must(t, h1, c)
+		if h.Offer.Extra != tc.kept {
+			t.Errorf("extra %q is held as %q", tc.extra, h.Offer.Extra)
+		}
+		s := v.Await(t, "the claim", func(s lease.Snapshot) bool { return s.Rev >= int64(h.Token) })
+		if len(s.Leases) != 1 || s.Leases[0] != h.Lease || len(s.Bad) != 0 {
+			t.Errorf("picture has %+v, bad %v\nheld is    %+v", s.Leases, s.Bad, h.Lease)
+		}
+		c.Token = h.Token
+	}
+}
+
+func testBadExtra(t *testing.T, f Fabric) {
+	h1 := f.Store(t, "h1")
+	c := ask("192.0.2.1", "10.5.1.0/24")
+	for _, extra := range []string{`{`, `{} {}`, `"` + strings.Repeat("a", lease.MaxExtra) + `"`} {
+		c.Offer.Extra = extra
+		refused(t, h1, c, lease.ErrExtra)
+	}
+	c.Offer.Extra = `"` + strings.Repeat("a", lease.MaxExtra-2) + `"`
+	must(t, h1, c)
+}
+
+// What a plain flannel writes promises nothing, whatever stood there before.
+func testExtraOverwritten(t *testing.T, f Fabric) {
+	h1 := f.Store(t, "h1")
+	v := Watch(t, h1)
+	c := ask("192.0.2.1", "10.5.1.0/24")
+	c.Offer.Extra = `{"udp":{"bpf":1}}`
+	must(t, h1, c)
+	v.Await(t, "the extra", func(s lease.Snapshot) bool { return len(s.Leases) == 1 && s.Leases[0].Offer.Extra != "" })
+	f.Foreign(t, foreign("192.0.2.1", "10.5.1.0/24"))
+	v.Await(t, "the lease without", func(s lease.Snapshot) bool {
+		return len(s.Leases) == 1 && s.Leases[0].Owner == "" && s.Leases[0].Offer.Extra == ""
+	})
 }
 
 func testRelease(t *testing.T, f Fabric) {
