@@ -12,6 +12,7 @@ import (
 )
 
 var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, proof that it carries
+       lab bench [flags]     data paths and convergence beside the plain kernel's
        lab pause NAME        hold the namespaces of a node (used by the lab)
        lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)
        lab flannel-udp DEVICE ADDRESS LISTEN
@@ -40,6 +41,8 @@ func run(ctx context.Context, args []string) error {
 		return pause(args[1:])
 	case "etcd":
 		return serveEtcd(ctx, args[1:])
+	case "bench":
+		return benchmark(ctx, args[1:])
 	case "traffic":
 		return makeTraffic(ctx, args[1:])
 	case "flannel-udp":

@@ -1,0 +1,116 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+)
+
+// column is a figure as the table shows it.
+type column struct {
+	mode   Mode
+	figure Figure
+	head   string
+	digits int
+}
+
+func columns() []column {
+	return []column{
+		{Whole, TCP1, "TCP, Gbit/s", 1},
+		{Whole, TCP4, "4 × TCP, Gbit/s", 1},
+		{Whole, Rate, "64-byte datagrams, 1,000/s", 0},
+		{Whole, RTT, "round trip p50, µs", 0},
+		{Whole, RTTT, "p99, µs", 0},
+		{Whole, CPU, "CPU s per Gbit", 3},
+		{Cut, TCP1, "cut: TCP", 1},
+		{Cut, TCP4, "cut: 4 × TCP", 1},
+		{Cut, Rate, "cut: datagrams", 0},
+	}
+}
+
+// Paths is the table of data paths in Markdown: each figure with its ratio to
+// the yardstick.
+func (r *Result) PathTable() string {
+	var b strings.Builder
+	heads := []string{"Data path"}
+	for _, c := range columns() {
+		heads = append(heads, c.head)
+	}
+	tableHead(&b, heads)
+	var notes []string
+	for _, p := range r.Paths {
+		if p.Missing != "" {
+			notes = append(notes, fmt.Sprintf("%s: not measured: %s", p.Title, p.Missing))
+			continue
+		}
+		if p.Note != "" {
+			notes = append(notes, fmt.Sprintf("%s: %s", p.Title, p.Note))
+		}
+		cells := []string{p.Title}
+		for _, c := range columns() {
+			cells = append(cells, r.cell(p, c))
+		}
+		tableRow(&b, cells)
+	}
+	for _, n := range notes {
+		fmt.Fprintf(&b, "\n%s\n", n)
+	}
+	return b.String()
+}
+
+// cell is the median, and the ratio to the yardstick.
+func (r *Result) cell(p Path, c column) string {
+	series := p.Figures[c.mode][c.figure]
+	if len(series) == 0 {
+		return "–"
+	}
+	text := fmt.Sprintf("%.*f", c.digits, series.Median())
+	if p.Yardstick == p.Name {
+		return text
+	}
+	yardstick, ok := r.path(p.Yardstick)
+	if !ok {
+		return text
+	}
+	if ratio, ok := series.Over(yardstick.Figures[c.mode][c.figure]); ok {
+		text += fmt.Sprintf(" (%.2f×)", ratio)
+	}
+	return text
+}
+
+func tableHead(b *strings.Builder, heads []string) {
+	tableRow(b, heads)
+	b.WriteString("|---" + strings.Repeat("|--:", len(heads)-1) + "|\n")
+}
+
+func tableRow(b *strings.Builder, cells []string) {
+	b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+}
+
+// Conditions are where and how the run took place, in a sentence.
+func (r *Result) Conditions() string {
+	m := r.Machine
+	text := fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s/%s, flannel-ng %s, %d rounds, %s, %.0f s.",
+		orUnknown(m.CPU), m.Cores, float64(m.Memory)/1024, m.Kernel, m.Go, m.Arch, r.Version, r.Rounds,
+		r.When.Format("2006-01-02"), float64(r.Took))
+	if len(r.Others) > 0 {
+		text += fmt.Sprintf(" Other processes used %.0f %% of the machine in the median measurement, %.0f %% at worst.",
+			100*r.Others.Median(), 100*r.Others.Max())
+	}
+	return text
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "CPU of unknown name"
+	}
+	return s
+}
+
+// Text is the whole result in Markdown.
+func (r *Result) Text() string {
+	var b strings.Builder
+	if len(r.Paths) > 0 {
+		b.WriteString(r.PathTable() + "\n")
+	}
+	return b.String() + r.Conditions() + "\n"
+}
