@@ -105,3 +105,9 @@ func (h *Host) DaemonPID() int {
 	}
 	return h.daemon.cmd.Process.Pid
 }
+
+// Kill ends the program, whatever it does.
+func (p *Program) Kill(ctx context.Context) error {
+	_ = p.proc.end(ctx, syscall.SIGKILL) // that it was killed is no news
+	return ctx.Err()
+}

@@ -1,8 +1,213 @@
 package bench
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
-// Convergence is how a host follows many peers.
-type Convergence struct{ Name string }
+	clientv3 "go.etcd.io/etcd/client/v3"
 
-func (b *Bench) convergence(context.Context, string) error { return nil }
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/lab"
+)
+
+// Convergence is how one host follows many peers.
+type Convergence struct {
+	Backend string `json:"backend"`
+	Peers   int    `json:"peers"`
+
+	// Cold starts, each beside the floor of the same round.
+	Env   Series `json:"env"`   // s until subnet.env
+	Last  Series `json:"last"`  // s until the last peer's route
+	Floor Series `json:"floor"` // s of `ip -batch` for the same objects
+	Start Series `json:"start"` // CPU s until the last peer's route
+
+	RSS     float64 `json:"rss"`     // MB at rest
+	RSSMost float64 `json:"rssMost"` // MB at most
+	Lines   int     `json:"lines"`   // of the log of one start
+	Idle    float64 `json:"idle"`    // share of one CPU at rest
+
+	Change50  float64 `json:"change50"`  // ms from the store's answer to the route, median
+	Change99  float64 `json:"change99"`  // ms, 99th percentile
+	ChangeCPU float64 `json:"changeCPU"` // ms of CPU for each
+
+	Repair  Seconds `json:"repair"`  // until all routes are back after the link went down
+	Leaving Seconds `json:"leaving"` // until the last route of half of the peers is gone
+	Relist  int     `json:"relist"`  // kernel objects written after a compaction forced a new list
+}
+
+// Counts of repetitions.
+const (
+	coldStarts    = 3
+	singleChanges = 100
+)
+
+// crowd is a convergence row at work.
+type crowd struct {
+	population
+	bench  *Bench
+	fabric *lab.Fabric
+	host   *lab.Host // runs flanneld
+	look   *lookup
+	all    []netip.Prefix
+	grants [2]clientv3.LeaseID // of each half of the peers
+	into   *Convergence
+}
+
+// convergence measures one row.
+func (b *Bench) convergence(ctx context.Context, name string) (err error) {
+	if b.Peers > maxPeers {
+		return fmt.Errorf("%d peers: at most %d", b.Peers, maxPeers)
+	}
+	f, err := lab.New(ctx, lab.Options{
+		Hosts: 2, Families: []addr.Family{addr.IPv4}, Underlay: lab.L2, Wide: true, Binaries: b.Binaries,
+	})
+	defer func() { err = errors.Join(err, closeFabric(ctx, f)) }()
+	if err != nil {
+		return err
+	}
+	c := &crowd{
+		population: population{etcd: f.Etcd, prefix: lab.Prefix, backend: strings.TrimPrefix(name, "peers-")},
+		bench:      b, fabric: f, host: f.Hosts[0], all: subnets(0, b.Peers),
+	}
+	if c.look, err = newLookup(c.host); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.look.close()) }()
+	c.into = &Convergence{Backend: c.backend, Peers: b.Peers}
+	for _, step := range []func(context.Context) error{
+		c.populate, c.starts, c.rest, c.changes, c.repair, c.relist, c.leaving,
+	} {
+		if err := step(ctx); err != nil {
+			return fmt.Errorf("%s: %w\n%s", name, err, tail(c.host.Log()))
+		}
+	}
+	b.result.Convergence = append(b.result.Convergence, *c.into)
+	return nil
+}
+
+// tail is the end of a log.
+func tail(log string) string {
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}
+
+func (c *crowd) populate(ctx context.Context) error {
+	c.bench.progress("%s: %d leases into etcd", c.backend, c.into.Peers)
+	if err := c.etcd.Put(ctx, c.prefix+"/config", c.config()); err != nil {
+		return err
+	}
+	half := c.into.Peers / 2
+	var err1, err2 error
+	c.grants[0], err1 = c.join(ctx, 0, half)
+	c.grants[1], err2 = c.join(ctx, half, c.into.Peers)
+	return errors.Join(err1, err2)
+}
+
+// limit bounds each step: far above what any step should take.
+const limit = 2 * time.Minute
+
+// starts measures cold starts, and the floor beside each.
+func (c *crowd) starts(ctx context.Context) error {
+	for round := range coldStarts {
+		c.bench.progress("%s: cold start %d of %d", c.backend, round+1, coldStarts)
+		took, err := floor(ctx, c.fabric.Hosts[1], c.backend, c.into.Peers)
+		if err != nil {
+			return err
+		}
+		c.into.Floor = append(c.into.Floor, Sample{round, took.Seconds()})
+		if round > 0 {
+			if err := c.clear(ctx); err != nil {
+				return err
+			}
+		}
+		if err := c.start(ctx, round); err != nil {
+			return err
+		}
+	}
+	return c.verify(ctx)
+}
+
+// clear leaves nothing of the last start.
+func (c *crowd) clear(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := c.host.Stop(ctx); err != nil {
+		return err
+	}
+	if _, err := c.host.Run(ctx, "ip", "nexthop", "flush"); err != nil {
+		return err
+	}
+	if _, err := c.host.Run(ctx, "ip", "route", "flush", "proto", "70"); err != nil {
+		return err
+	}
+	if c.backend == "vxlan" {
+		if err := c.host.IP(ctx, "link del flannel.1"); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.RemoveAll(c.host.Path("/run/flannel")), os.RemoveAll(c.host.Path("/var/lib/flannel")),
+		os.Truncate(c.host.Path(c.host.LogFile()), 0))
+}
+
+func (c *crowd) start(ctx context.Context, round int) error {
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	begin := time.Now()
+	if err := c.host.Start(ctx, "--ip-masq"); err != nil {
+		return err
+	}
+	env := make(chan time.Duration, 1)
+	go func() { env <- c.appears(wait, begin) }()
+	if err := c.look.await(wait, slices.Clone(c.all), true); err != nil {
+		return err
+	}
+	last := time.Since(begin)
+	used, err := threadTime(c.host.DaemonPID())
+	if err != nil {
+		return err
+	}
+	c.into.Last = append(c.into.Last, Sample{round, last.Seconds()})
+	c.into.Env = append(c.into.Env, Sample{round, (<-env).Seconds()})
+	c.into.Start = append(c.into.Start, Sample{round, used.Seconds()})
+	return c.host.WaitReady(wait)
+}
+
+// appears waits for subnet.env.
+func (c *crowd) appears(ctx context.Context, begin time.Time) time.Duration {
+	path := c.host.Path(c.host.SubnetFile())
+	for pause(ctx, lookEvery) == nil {
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+	}
+	return time.Since(begin)
+}
+
+// verify counts everything once: the lookups above see only routes.
+func (c *crowd) verify(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	lists := map[string][]string{"routes": {"ip", "-o", "route", "show", "proto", "70"}}
+	if c.backend == "vxlan" {
+		lists["neighbours"] = []string{"ip", "-o", "neigh", "show", "dev", "flannel.1", "nud", "permanent"}
+		lists["FDB entries"] = []string{"bridge", "fdb", "show", "dev", "flannel.1"}
+	}
+	return lab.Eventually(wait, func(ctx context.Context) error {
+		for what, command := range lists {
+			out, err := c.host.Run(ctx, command...)
+			if err != nil {
+				return err
+			}
+			if n := strings.Count(out, "\n"); n < c.into.Peers {
+				return fmt.Errorf("%d %s for %d peers", n, what, c.into.Peers)
+			}
+		}
+		return nil
+	})
+}

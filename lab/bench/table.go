@@ -112,5 +112,53 @@ func (r *Result) Text() string {
 	if len(r.Paths) > 0 {
 		b.WriteString(r.PathTable() + "\n")
 	}
+	if len(r.Convergence) > 0 {
+		b.WriteString(r.ConvergenceTable() + "\n")
+	}
 	return b.String() + r.Conditions() + "\n"
+}
+
+// ConvergenceTable has a line for each figure and a column for each backend.
+func (r *Result) ConvergenceTable() string {
+	var b strings.Builder
+	heads := []string{"Following many peers"}
+	for _, c := range r.Convergence {
+		heads = append(heads, fmt.Sprintf("%s, %d peers", c.Backend, c.Peers))
+	}
+	tableHead(&b, heads)
+	for _, line := range convergenceLines() {
+		cells := []string{line.head}
+		for _, c := range r.Convergence {
+			cells = append(cells, line.cell(c))
+		}
+		tableRow(&b, cells)
+	}
+	return b.String()
+}
+
+type convergenceLine struct {
+	head string
+	cell func(Convergence) string
+}
+
+func convergenceLines() []convergenceLine {
+	return []convergenceLine{
+		{"cold start to subnet.env, s", func(c Convergence) string { return fmt.Sprintf("%.2f", c.Env.Median()) }},
+		{"cold start to the last peer's route, s", func(c Convergence) string {
+			ratio, _ := c.Last.Over(c.Floor)
+			return fmt.Sprintf("%.2f (%.1f× `ip -batch`)", c.Last.Median(), ratio)
+		}},
+		{"`ip -batch` for the same objects, s", func(c Convergence) string { return fmt.Sprintf("%.2f", c.Floor.Median()) }},
+		{"CPU of the daemon until then, s", func(c Convergence) string { return fmt.Sprintf("%.2f", c.Start.Median()) }},
+		{"memory at rest (most), MB", func(c Convergence) string { return fmt.Sprintf("%.0f (%.0f)", c.RSS, c.RSSMost) }},
+		{"lines in the log", func(c Convergence) string { return fmt.Sprint(c.Lines) }},
+		{"CPU at rest", func(c Convergence) string { return fmt.Sprintf("%.2f %%", 100*c.Idle) }},
+		{"one peer joins: event to route p50, p99, ms", func(c Convergence) string {
+			return fmt.Sprintf("%.1f, %.1f", c.Change50, c.Change99)
+		}},
+		{"CPU for that, ms", func(c Convergence) string { return fmt.Sprintf("%.1f", c.ChangeCPU) }},
+		{"link goes down: all routes back after, s", func(c Convergence) string { return fmt.Sprintf("%.2f", float64(c.Repair)) }},
+		{"half of the peers leave: last route gone after, s", func(c Convergence) string { return fmt.Sprintf("%.2f", float64(c.Leaving)) }},
+		{"list read again after compaction: kernel objects written", func(c Convergence) string { return fmt.Sprint(c.Relist) }},
+	}
 }

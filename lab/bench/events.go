@@ -1,0 +1,219 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/lab"
+)
+
+// settle is how long a host is left alone before it is measured at rest, and
+// resting how long that takes.
+const (
+	settle  = 2 * time.Second
+	resting = 4 * time.Second
+)
+
+// rest measures the host when nothing happens.
+func (c *crowd) rest(ctx context.Context) error {
+	c.bench.progress("%s: at rest", c.backend)
+	if err := pause(ctx, settle); err != nil {
+		return err
+	}
+	pid := c.host.DaemonPID()
+	before, err := threadTime(pid)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, resting); err != nil {
+		return err
+	}
+	after, err := threadTime(pid)
+	if err != nil {
+		return err
+	}
+	c.into.Idle = (after - before).Seconds() / resting.Seconds()
+	c.into.Lines = strings.Count(c.host.Log(), "\n")
+	c.into.RSS, c.into.RSSMost, err = memory(pid)
+	return err
+}
+
+// changes lets peers join one at a time.
+func (c *crowd) changes(ctx context.Context) error {
+	c.bench.progress("%s: %d single changes", c.backend, singleChanges)
+	before, err := threadTime(c.host.DaemonPID())
+	if err != nil {
+		return err
+	}
+	var took Series
+	for i := range singleChanges {
+		d, err := c.change(ctx, c.into.Peers+i)
+		if err != nil {
+			return err
+		}
+		took = append(took, Sample{i, d.Seconds() * 1000})
+	}
+	after, err := threadTime(c.host.DaemonPID())
+	if err != nil {
+		return err
+	}
+	c.into.Change50, c.into.Change99 = took.Median(), quantile(took.values(), 0.99)
+	c.into.ChangeCPU = (after - before).Seconds() * 1000 / singleChanges
+	return nil
+}
+
+// change lets one peer join, and returns how long after the store's answer its
+// route was there.
+func (c *crowd) change(ctx context.Context, i int) (time.Duration, error) {
+	key, value := c.lease(i)
+	if err := c.etcd.Put(ctx, key, value); err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	to := peerAt(i).subnet
+	for {
+		missing, err := c.look.missing([]netip.Prefix{to}, true)
+		if err != nil || len(missing) == 0 {
+			return time.Since(begin), err
+		}
+		if time.Since(begin) > limit {
+			return 0, fmt.Errorf("no route to %s within %s", to, limit)
+		}
+	}
+}
+
+// repair takes the link down under the daemon, which drops all routes without
+// telling of each.
+func (c *crowd) repair(ctx context.Context) error {
+	c.bench.progress("%s: link down", c.backend)
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	lines := []string{"link set flannel.1 down"}
+	if c.backend != "vxlan" {
+		gateway, err := c.host.Run(ctx, "ip", "route", "show", "default")
+		if err != nil {
+			return err
+		}
+		lines = []string{"link set eth0 down", "link set eth0 up", "route replace " + strings.TrimSpace(gateway)}
+	}
+	begin := time.Now()
+	if err := c.host.IP(ctx, lines...); err != nil {
+		return err
+	}
+	if err := c.look.await(wait, append([]netip.Prefix(nil), c.all...), true); err != nil {
+		return err
+	}
+	c.into.Repair = seconds(time.Since(begin))
+	return c.verify(ctx)
+}
+
+// leaving revokes half of the leases at once.
+func (c *crowd) leaving(ctx context.Context) error {
+	c.bench.progress("%s: half of the peers leave", c.backend)
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	begin := time.Now()
+	if _, err := c.etcd.Client.Revoke(ctx, c.grants[0]); err != nil {
+		return fmt.Errorf("revoke: %w", err)
+	}
+	if err := c.look.await(wait, subnets(0, c.into.Peers/2), false); err != nil {
+		return err
+	}
+	c.into.Leaving = seconds(time.Since(begin))
+	return nil
+}
+
+// relist makes etcd forget what the host's watch needs, so that it has to read
+// everything again, and counts what it then writes to the kernel.
+func (c *crowd) relist(ctx context.Context) error {
+	c.bench.progress("%s: compaction, the host lists again", c.backend)
+	const seen = "/run/monitor.txt"
+	monitor, err := c.host.Launch(ctx, "sh", "-c", "exec ip monitor route neigh nexthop link > "+seen)
+	if err != nil {
+		return err
+	}
+	before := c.host.Log()
+	if err := c.forget(ctx); err != nil {
+		return errors.Join(err, monitor.Kill(ctx))
+	}
+	marker := c.into.Peers + singleChanges
+	if _, err := c.change(ctx, marker); err != nil {
+		return errors.Join(err, monitor.Kill(ctx))
+	}
+	if err := monitor.Kill(ctx); err != nil {
+		return err
+	}
+	if since := strings.TrimPrefix(c.host.Log(), before); !strings.Contains(since, "lease store is in step") {
+		return fmt.Errorf("the host did not list again: %s", since)
+	}
+	said, err := os.ReadFile(c.host.Path(seen))
+	if err != nil {
+		return fmt.Errorf("what the kernel told: %w", err)
+	}
+	c.into.Relist = writes(string(said), peerAt(marker))
+	return nil
+}
+
+// forget refuses connections from the host to etcd while there are changes and
+// a compaction.
+func (c *crowd) forget(ctx context.Context) error {
+	etcd := c.etcd.Node
+	refuse := "table inet bench {\n chain in {\n type filter hook input priority 0;\n" +
+		" iif eth0 tcp dport 2379 counter reject with tcp reset\n }\n}\n"
+	if err := etcd.Feed(ctx, refuse, "nft", "-f", "-"); err != nil {
+		return err
+	}
+	// This change still arrives, but its acknowledgement meets the reset.
+	if err := c.etcd.Put(ctx, c.prefix+"/unrelated", "1"); err != nil {
+		return err
+	}
+	err := lab.Eventually(ctx, func(ctx context.Context) error {
+		out, err := etcd.Run(ctx, "nft", "list", "table", "inet", "bench")
+		if err == nil && strings.Contains(out, "packets 0 ") {
+			err = errors.New("the host has not talked to etcd yet")
+		}
+		return err
+	})
+	if err == nil {
+		err = c.compact(ctx)
+	}
+	_, open := etcd.Run(ctx, "nft", "delete", "table", "inet", "bench")
+	return errors.Join(err, open)
+}
+
+// compact makes changes that nobody hears of, and forgets them.
+func (c *crowd) compact(ctx context.Context) error {
+	if err := c.etcd.Put(ctx, c.prefix+"/unrelated", "2"); err != nil {
+		return err
+	}
+	resp, err := c.etcd.Client.Delete(ctx, c.prefix+"/unrelated")
+	if err != nil {
+		return fmt.Errorf("etcd delete: %w", err)
+	}
+	if _, err := c.etcd.Client.Compact(ctx, resp.Header.Revision); err != nil {
+		return fmt.Errorf("etcd compact: %w", err)
+	}
+	return nil
+}
+
+// writes counts what `ip monitor` saw, but for the marker's own objects and
+// what the kernel does by itself with neighbours on the underlay.
+func writes(said string, marker peer) int {
+	own := regexp.MustCompile(`dev eth0 (lladdr \S+ )?(REACHABLE|STALE|DELAY|PROBE|FAILED|INCOMPLETE)`)
+	count := 0
+	for line := range strings.Lines(said) {
+		text := strings.TrimSpace(line)
+		mine := strings.Contains(text, marker.subnet.Addr().String()) || strings.Contains(text, marker.public.String()) ||
+			strings.Contains(text, marker.mac.String())
+		if text != "" && !mine && !own.MatchString(text) {
+			count++
+		}
+	}
+	return count
+}

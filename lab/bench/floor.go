@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/lab"
+)
+
+// floor is how long iproute2's batch mode takes to program so many peers on a
+// host that has nothing: what the kernel costs, without a daemon or a store.
+func floor(ctx context.Context, h *lab.Host, backend string, peers int) (time.Duration, error) {
+	device := "eth0"
+	if backend == "vxlan" {
+		device = "flannel.1"
+		err := h.IP(ctx, fmt.Sprintf("link add flannel.1 mtu 1450 type vxlan id 1 local %s dev eth0 dstport 8472 nolearning",
+			h.Underlay(addr.IPv4)), "link set flannel.1 up")
+		if err != nil {
+			return 0, err
+		}
+	}
+	batches := floorBatches(backend, device, peers)
+	begin := time.Now()
+	for _, b := range batches {
+		if err := h.Feed(ctx, b.lines, b.tool, "-batch", "-"); err != nil {
+			return 0, fmt.Errorf("floor: %w", err)
+		}
+	}
+	took := time.Since(begin)
+	if _, err := h.Run(ctx, "ip", "nexthop", "flush"); err != nil { // and the routes with them
+		return 0, err
+	}
+	if backend == "vxlan" {
+		return took, h.IP(ctx, "link del flannel.1")
+	}
+	return took, nil
+}
+
+type batch struct{ tool, lines string }
+
+func floorBatches(backend, device string, peers int) []batch {
+	var neighbours, fdb, nexthops, routes strings.Builder
+	for i := range peers {
+		p := peerAt(i)
+		via := p.public
+		onlink := ""
+		if backend == "vxlan" {
+			via, onlink = p.subnet.Addr(), " onlink"
+			fmt.Fprintf(&neighbours, "neigh add %s lladdr %s dev %s nud permanent\n", via, p.mac, device)
+			fmt.Fprintf(&fdb, "fdb append %s dev %s dst %s\n", p.mac, device, p.public)
+		}
+		fmt.Fprintf(&nexthops, "nexthop add id %d via %s dev %s%s\n", i+1, via, device, onlink)
+		fmt.Fprintf(&routes, "route add %s nhid %d\n", p.subnet, i+1)
+	}
+	all := []batch{{"ip", nexthops.String()}, {"ip", routes.String()}}
+	if backend == "vxlan" {
+		all = append([]batch{{"ip", neighbours.String()}, {"bridge", fdb.String()}}, all...)
+	}
+	return all
+}
