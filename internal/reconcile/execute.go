@@ -35,11 +35,15 @@ func (o Outcome) Failed() []Result {
 // reverse order of drivers. deletes must be false while the picture behind
 // want may be incomplete.
 func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes bool) Outcome {
+	return execute(ctx, drivers, deletes, func(d Driver) ([]Change, error) { return d.Plan(ctx, want) })
+}
+
+func execute(ctx context.Context, drivers []Driver, deletes bool, plan func(Driver) ([]Change, error)) Outcome {
 	out := Outcome{Unread: map[state.Kind]error{}}
 	removals := make([][]Change, len(drivers))
 	broken := map[string]bool{} // links that are not as wanted
 	for i, d := range drivers {
-		changes, err := d.Plan(ctx, want)
+		changes, err := plan(d)
 		if err != nil {
 			out.Unread[d.Kind()] = errors.Join(out.Unread[d.Kind()], fmt.Errorf("read %s state: %w", d.Kind(), err))
 			continue
@@ -47,6 +51,9 @@ func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes boo
 		puts, removes := split(changes)
 		removals[i] = removes
 		puts, blocked := block(puts, broken)
+		if len(puts)+len(blocked) == 0 {
+			continue
+		}
 		results := d.Apply(ctx, puts)
 		for _, r := range results {
 			if r.Err != nil && r.Object.Key().Kind == state.KindLink {
@@ -81,6 +88,9 @@ func Plan(ctx context.Context, drivers []Driver, want *state.Set) ([]Change, err
 }
 
 func split(changes []Change) (puts, removes []Change) {
+	if !slices.ContainsFunc(changes, func(c Change) bool { return c.Op == Remove }) {
+		return changes, nil // as at a start, with all of a large fabric
+	}
 	for _, c := range changes {
 		if c.Op == Remove {
 			removes = append(removes, c)

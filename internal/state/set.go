@@ -21,6 +21,37 @@ func walk[T Object](all []T, yield func(Object) bool) bool {
 	return true
 }
 
+// Add adds one object. False: it is of no kind that a Set has.
+func (s *Set) Add(o Object) bool {
+	switch o := o.(type) {
+	case Link:
+		s.Links = append(s.Links, o)
+	case Sysctl:
+		s.Sysctls = append(s.Sysctls, o)
+	case Address:
+		s.Addresses = append(s.Addresses, o)
+	case Neighbour:
+		s.Neighbours = append(s.Neighbours, o)
+	case FDBEntry:
+		s.FDB = append(s.FDB, o)
+	case Tunnel:
+		s.Tunnels = append(s.Tunnels, o)
+	case TunnelEnd:
+		s.Ends = append(s.Ends, o)
+	case Route:
+		s.Routes = append(s.Routes, o)
+	case Filter:
+		s.Filters = append(s.Filters, o)
+	case Hook:
+		s.Hooks = append(s.Hooks, o)
+	case File:
+		s.Files = append(s.Files, o)
+	default:
+		return false
+	}
+	return true
+}
+
 // Append adds the objects of o to s. The caller sees to it that keys are
 // unique.
 func (s *Set) Append(o Set) {
