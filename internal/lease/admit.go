@@ -26,9 +26,13 @@ type Self struct {
 // is a lease like any other: it has no backend data, so the backend's own
 // check of types and data leaves it out.
 func Admit(leases []Lease, network config.Network, self Self) ([]Lease, []Rejected) {
-	a := admission{network: network, self: self, peers: make([]Lease, 0, len(leases))}
+	a := admission{network: network, peers: make([]Lease, 0, len(leases))}
 	for _, l := range leases {
-		a.screen(l)
+		kept, bad, ok := Screen(l, network, self)
+		a.bad = append(a.bad, bad...)
+		if ok {
+			a.peers = append(a.peers, kept)
+		}
 	}
 	slices.SortFunc(a.peers, Compare)
 	for _, f := range network.Families() {
@@ -42,51 +46,47 @@ var errNoAddress = errors.New("has no public address")
 
 type admission struct {
 	network config.Network
-	self    Self
 	peers   []Lease
 	bad     []Rejected
 }
 
-func (a *admission) reject(l Lease, format string, args ...any) {
-	a.bad = append(a.bad, Rejected{Key: l.Key, Reason: fmt.Sprintf(format, args...)})
-}
-
-// screen judges one lease without looking at the others.
-func (a *admission) screen(l Lease) {
-	if a.self.owns(l) {
-		return
+// Screen judges one lease without looking at others: what of it this host may
+// believe if no other lease overlaps it, and why not the rest. ok is false if
+// that is nothing, or it is the host's own.
+func Screen(l Lease, network config.Network, self Self) (kept Lease, bad []Rejected, ok bool) {
+	if self.owns(l) {
+		return Lease{}, nil, false
 	}
 	public, err := unicast(l.Public)
 	if err != nil {
-		a.reject(l, "%v", err)
-		return
+		return Lease{}, []Rejected{{Key: l.Key, Reason: err.Error()}}, false
 	}
-	if ours, ok := shared(public, a.self.Public); ok {
-		a.reject(l, "public address %s is this host's own: give each host its own address", ours)
-		return
+	if ours, ok := shared(public, self.Public); ok {
+		return Lease{}, []Rejected{{Key: l.Key, Reason: fmt.Sprintf(
+			"public address %s is this host's own: give each host its own address", ours)}}, false
 	}
-	kept := Lease{}.Subnets
-	for _, f := range a.network.Families() {
+	var subnets addr.ByFamily[netip.Prefix]
+	for _, f := range addr.Families() {
 		p := l.Subnets.At(f)
-		if !p.IsValid() {
+		if !p.IsValid() || !network.Pools.At(f).Network.IsValid() {
 			continue
 		}
-		if err := a.place(f, p); err != nil {
-			a.reject(l, "%v", err)
+		if err := place(p, network.Pools.At(f).Network, self.Subnets.At(f)); err != nil {
+			bad = append(bad, Rejected{Key: l.Key, Reason: err.Error()})
 			continue
 		}
-		kept.Put(f, p)
+		subnets.Put(f, p)
 	}
-	l.Public, l.Subnets = public, kept
-	a.peers = append(a.peers, l)
+	l.Public, l.Subnets = public, subnets
+	return l, bad, true
 }
 
-// place says whether a peer may have p.
-func (a *admission) place(f addr.Family, p netip.Prefix) error {
-	if err := inside(p, a.network.Pools.At(f).Network); err != nil {
+// place says whether a peer may have p, in a network where this host has own.
+func place(p, network, own netip.Prefix) error {
+	if err := inside(p, network); err != nil {
 		return err
 	}
-	if own := a.self.Subnets.At(f); own.IsValid() && own.Overlaps(p) {
+	if own.IsValid() && own.Overlaps(p) {
 		return fmt.Errorf("subnet %s overlaps this host's own %s", p, own)
 	}
 	return nil
@@ -96,7 +96,8 @@ func (a *admission) place(f addr.Family, p netip.Prefix) error {
 func (a *admission) settle(f addr.Family) {
 	for loser, winner := range contest(a.peers, f, a.network.Pools.At(f).SubnetLen) {
 		l, w := a.peers[loser], a.peers[winner]
-		a.reject(l, "subnet %s overlaps %s of %s, which comes first", l.Subnets.At(f), w.Subnets.At(f), w.Node())
+		a.bad = append(a.bad, Rejected{Key: l.Key, Reason: fmt.Sprintf(
+			"subnet %s overlaps %s of %s, which comes first", l.Subnets.At(f), w.Subnets.At(f), w.Node())})
 		a.peers[loser].Subnets.Put(f, netip.Prefix{})
 	}
 }
