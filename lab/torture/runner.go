@@ -1,0 +1,247 @@
+package torture
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"time"
+)
+
+// runner sends groups and compares.
+type runner struct {
+	*stage
+	tally *Tally
+
+	group   string
+	told    int // mismatches of this group
+	ledger  *ledger
+	answers []answer
+	from    netip.Addr
+	judge   judge
+}
+
+// Limits of one batch: what queues on the way hold for sure.
+const (
+	batchProbes = 24
+	batchBytes  = 100 << 10
+)
+
+// Times to wait for what should come, and for what should not.
+const (
+	longest = 1500 * time.Millisecond
+	grace   = 60 * time.Millisecond
+)
+
+// matching are the groups whose name matches.
+func matching(pattern string) ([]group, error) {
+	wanted, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("groups: %w", err)
+	}
+	var some []group
+	for _, g := range groups() {
+		if wanted.MatchString(g.name) {
+			some = append(some, g)
+		}
+	}
+	return some, nil
+}
+
+// run sends a group, batch by batch.
+func (r *runner) run(ctx context.Context, g group, k *kit) error {
+	if err := r.mark(ctx, g.mark); err != nil {
+		return err
+	}
+	r.told = 0
+	r.group = fmt.Sprintf("%s, %s", g.name, k.family)
+	r.ledger, r.answers, r.from = newLedger(g.whole), nil, k.ends[0]
+	r.judge = judge{tunnel: r.stage.from.tunnel, mtu: r.uplink, mark: g.mark}
+	probes := g.make(k)
+	for len(probes) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		now, bytes := 0, 0
+		for now < len(probes) && now < batchProbes && bytes < batchBytes {
+			bytes += len(probes[now].send)
+			now++
+		}
+		if err := r.batch(probes[:now]); err != nil {
+			return err
+		}
+		probes = probes[now:]
+	}
+	r.collect(grace, false)
+	r.reckon()
+	return r.mark(ctx, 0)
+}
+
+// batch sends some probes and waits for what they shall lead to.
+func (r *runner) batch(probes []probe) error {
+	r.judge.odd = false
+	for _, p := range probes {
+		for _, want := range p.want {
+			r.ledger.expect(want)
+		}
+		if p.back != nil {
+			r.answers = append(r.answers, *p.back)
+		}
+		r.judge.odd = r.judge.odd || p.odd
+	}
+	for _, p := range probes {
+		if err := r.in.send(r.gateway, p.send, p.via); err != nil {
+			return err
+		}
+	}
+	r.tally.Sent += len(probes)
+	r.collect(longest, true)
+	return nil
+}
+
+// collect takes what arrives for so long, or, if asked, until nothing is
+// expected any more.
+func (r *runner) collect(d time.Duration, enough bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		if missing, _ := r.ledger.missing(); enough && missing == 0 && len(r.answers) == 0 {
+			return
+		}
+		select {
+		case frame := <-r.out.frames:
+			r.arrived(frame)
+		case frame := <-r.in.frames:
+			r.returned(frame)
+		case frame := <-r.wire.frames:
+			r.passed(frame)
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// arrived compares a packet at the receiver.
+func (r *runner) arrived(frame []byte) {
+	raw, done, ok := ip(frame)
+	if !ok || chatter(raw) {
+		return
+	}
+	switch {
+	case !done:
+		r.mismatch("arrived unsegmented or unsummed: %x", clip(raw))
+	case r.ledger.settle(raw):
+		r.tally.Compared++
+	default:
+		r.mismatch("not expected, %d bytes: %x; %s", len(raw), clip(raw), r.ledger.nearest(raw))
+	}
+}
+
+// chatter is what kernels say to each other by themselves: neighbour discovery,
+// multicast.
+func chatter(raw []byte) bool {
+	v, err := parse(raw)
+	if err != nil {
+		return false
+	}
+	neighbour := v.proto == protoICMPv6 && v.ttl == 255 && len(v.body) > 0 && v.body[0] >= 133 && v.body[0] <= 137
+	return neighbour || v.to.IsMulticast() || v.from.IsLinkLocalUnicast()
+}
+
+// returned compares an ICMP error at the sender.
+func (r *runner) returned(frame []byte) {
+	raw, _, ok := ip(frame)
+	if !ok || chatter(raw) {
+		return
+	}
+	v, err := parse(raw)
+	if err == nil && v.to != r.from {
+		return // for the container itself
+	}
+	var why error
+	for i, a := range r.answers {
+		why = err
+		if err == nil {
+			why = a.matches(v, r.from)
+		}
+		if why == nil {
+			r.tally.Answers++
+			r.answers = append(r.answers[:i], r.answers[i+1:]...)
+			return
+		}
+	}
+	r.mismatch("answer not expected: %x: %v", clip(raw), why)
+}
+
+// passed looks at a datagram on the underlay.
+func (r *runner) passed(frame []byte) {
+	raw, done, ok := ip(frame)
+	if !ok {
+		return
+	}
+	ours, err := r.judge.look(raw)
+	if !ours {
+		return
+	}
+	r.tally.Wire++
+	if !done {
+		err = fmt.Errorf("unsegmented or unsummed: %x", clip(raw))
+	}
+	if err != nil {
+		r.mismatch("on the wire: %v", err)
+	}
+}
+
+// reckon counts what never came.
+func (r *runner) reckon() {
+	if n, one := r.ledger.missing(); n > 0 {
+		r.tally.Mismatches += n - 1
+		r.mismatch("%d packets did not arrive, one of %d bytes: %x", n, len(one), clip([]byte(one)))
+	}
+	if n := len(r.answers); n > 0 {
+		a := r.answers[0]
+		r.tally.Mismatches += n - 1
+		r.mismatch("%d answers did not come, %d/%d from %s among them", n, a.kind[0], a.kind[1], a.from)
+	}
+}
+
+func (r *runner) mismatch(format string, args ...any) {
+	r.tally.Mismatches++
+	if r.told++; r.told <= details {
+		r.tally.Details = append(r.tally.Details, r.group+": "+fmt.Sprintf(format, args...))
+	}
+}
+
+// mark lets the switch set the ECN field of what comes from the first host, as
+// a congested router does (or one that breaks the rules, for ECT).
+//
+// The IPv6 field is named by its place: named by its name, nft also changes the
+// UDP checksum, which does not cover it.
+func (r *runner) mark(ctx context.Context, ecn int) error {
+	const off = "table netdev torture\ndelete table netdev torture\n"
+	text := off
+	if ecn != 0 {
+		text += fmt.Sprintf(`table netdev torture {
+ chain in {
+  type filter hook ingress device "p-h1" priority 0;
+  udp dport %d ip ecn set %d
+  meta protocol ip6 udp dport %d @nh,10,2 set %d
+ }
+}
+`, r.stage.from.tunnel.port, ecn, r.stage.from.tunnel.port, ecn)
+	}
+	return r.fabric.Switch.Feed(ctx, text, "nft", "-f", "-")
+}
+
+// outsider is an address in the cluster network that the lab never hands out.
+func outsider(home netip.Addr) netip.Addr {
+	b := home.AsSlice()
+	if home.Is4() {
+		b[2] ^= 0x80
+	} else {
+		b[6] ^= 0x80
+	}
+	b[len(b)-1] = 9
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
