@@ -7,7 +7,8 @@ func (s *Set) Objects() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
 		_ = walk(s.Links, yield) && walk(s.Sysctls, yield) && walk(s.Addresses, yield) &&
 			walk(s.Neighbours, yield) && walk(s.FDB, yield) && walk(s.Tunnels, yield) &&
-			walk(s.Ends, yield) && walk(s.Routes, yield) && walk(s.Filters, yield) &&
+			walk(s.Ends, yield) && walk(s.FastPaths, yield) && walk(s.FastPeers, yield) &&
+			walk(s.Routes, yield) && walk(s.Filters, yield) &&
 			walk(s.Hooks, yield) && walk(s.Files, yield)
 	}
 }
@@ -38,6 +39,10 @@ func (s *Set) Add(o Object) bool {
 		s.Tunnels = append(s.Tunnels, o)
 	case TunnelEnd:
 		s.Ends = append(s.Ends, o)
+	case FastPath:
+		s.FastPaths = append(s.FastPaths, o)
+	case FastPeer:
+		s.FastPeers = append(s.FastPeers, o)
 	case Route:
 		s.Routes = append(s.Routes, o)
 	case Filter:
@@ -62,6 +67,8 @@ func (s *Set) Append(o Set) {
 	s.FDB = append(s.FDB, o.FDB...)
 	s.Tunnels = append(s.Tunnels, o.Tunnels...)
 	s.Ends = append(s.Ends, o.Ends...)
+	s.FastPaths = append(s.FastPaths, o.FastPaths...)
+	s.FastPeers = append(s.FastPeers, o.FastPeers...)
 	s.Routes = append(s.Routes, o.Routes...)
 	s.Filters = append(s.Filters, o.Filters...)
 	s.Hooks = append(s.Hooks, o.Hooks...)

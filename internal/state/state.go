@@ -24,6 +24,7 @@ const (
 	KindNeighbour Kind = "neighbour"
 	KindFDB       Kind = "fdb"
 	KindTunnel    Kind = "tunnel"
+	KindFastPath  Kind = "fastpath"
 	KindRoute     Kind = "route"
 	KindFilter    Kind = "filter"
 	KindHook      Kind = "hook"
@@ -55,6 +56,8 @@ type Set struct {
 	FDB        []FDBEntry
 	Tunnels    []Tunnel
 	Ends       []TunnelEnd
+	FastPaths  []FastPath
+	FastPeers  []FastPeer
 	Routes     []Route
 	Filters    []Filter
 	Hooks      []Hook
@@ -264,6 +267,10 @@ func On(o Object) string {
 	case Tunnel:
 		return o.Link
 	case TunnelEnd:
+		return o.Link
+	case FastPath:
+		return o.Link
+	case FastPeer:
 		return o.Link
 	case Route:
 		return o.Link
