@@ -18,12 +18,14 @@ func groups() []group {
 		{name: "ICMP", make: messages},
 		{name: "too large", make: tooLarge},
 		{name: "too large, cut", whole: true, make: cut},
-		{name: "nobody there", make: nobody, need: func(s stage) bool { return s.from.tunnel.header == 0 }},
+		{name: "nobody there", make: nobody, need: forwards},
 		{name: "1,000 flows", make: flows},
 		{name: "order", make: order},
 		{name: "TCP headers", make: tcpHeaders},
 		{name: "TCP streams", make: streams},
 		{name: "super-packets", make: superPackets},
+		{name: "small path", make: smallPath, path: pathMTU, need: forwards},
+		{name: "small path, cut", whole: true, make: smallPathCut, path: pathMTU, need: forwards},
 	}
 }
 
@@ -60,7 +62,7 @@ func (k *kit) next(n, most int) int {
 	edge := k.mtu - k.packet(protoTest).headerLen()
 	step := k.choose(1, 53)
 	if n > edge {
-		step = k.choose(61, 6007)
+		step = k.choose(13, 6007)
 	}
 	for _, at := range []int{40, edge, edge + 10, 2*edge + 1, most} {
 		if n < at && n+step > at-3 {
@@ -340,6 +342,52 @@ func nobody(k *kit) []probe {
 		p.body = udp(p, [2]uint16{4000, 5000}, k.data(size))
 		raw := p.bytes()
 		all = append(all, probe{send: raw, back: &answer{from: k.homes[0], kind: kind, quote: hop(raw, 1)}})
+	}
+	return all
+}
+
+// forwards says whether flannel-ng answers for the tunnel itself; VXLAN's
+// answers are the kernel's, and others.
+func forwards(s stage) bool { return s.from.tunnel.header == 0 }
+
+// pathMTU is what a router between the hosts lets through, in bytes.
+const pathMTU = 1400
+
+// fit is the largest packet that fits the small path.
+func (k *kit) fit() int { return pathMTU - k.tunnel.overhead.At(k.family) }
+
+// smallPath are packets that must not be cut where the path between the hosts
+// is smaller than their links.
+func smallPath(k *kit) []probe {
+	kind := [2]byte{3, 4}
+	if !k.v4() {
+		kind = [2]byte{2, 0}
+	}
+	var all []probe
+	// The first one may be what tells the host of the path, so it is too large.
+	for _, size := range []int{k.fit() + 1, k.fit() + 1, k.fit(), k.fit() - 1, k.fit() + 8, k.mtu, 100} {
+		p := k.udp([2]uint16{4000, 5000}, size-k.packet(protoUDP).headerLen()-8)
+		one := passes(p)
+		if size > k.fit() {
+			one.want = nil
+			one.back = &answer{from: k.homes[0], kind: kind, mtu: uint32(k.fit()), quote: hop(one.send, 1)}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// smallPathCut are packets that may be cut there.
+func smallPathCut(k *kit) []probe {
+	if !k.v4() {
+		return nil
+	}
+	var all []probe
+	for _, size := range []int{k.fit() + 1, k.fit() - 1, k.mtu, k.fit() + 9} {
+		p := k.packet(protoUDP)
+		p.df = false
+		p.body = udp(p, [2]uint16{4000, 5000}, k.data(size-28))
+		all = append(all, passes(p))
 	}
 	return all
 }

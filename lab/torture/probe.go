@@ -29,6 +29,7 @@ type group struct {
 	name  string
 	whole bool // compare after fragments are put together
 	mark  int  // ECN that the network sets on outer headers, 0 none
+	path  int  // MTU of the path between the hosts, if it is a small one
 	need  func(stage) bool
 	make  func(*kit) []probe
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"regexp"
 	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
 )
 
 // runner sends groups and compares.
@@ -50,13 +52,13 @@ func matching(pattern string) ([]group, error) {
 
 // run sends a group, batch by batch.
 func (r *runner) run(ctx context.Context, g group, k *kit) error {
-	if err := r.mark(ctx, g.mark); err != nil {
+	if err := r.prepare(ctx, g, k); err != nil {
 		return err
 	}
 	r.told = 0
 	r.group = fmt.Sprintf("%s, %s", g.name, k.family)
 	r.ledger, r.answers, r.from = newLedger(g.whole), nil, k.ends[0]
-	r.judge = judge{tunnel: r.stage.from.tunnel, mtu: r.uplink, mark: g.mark}
+	r.judge = judge{tunnel: r.stage.from.tunnel, mtu: r.uplink, mark: g.mark, odd: map[string]bool{}}
 	probes := g.make(k)
 	for len(probes) > 0 {
 		if err := ctx.Err(); err != nil {
@@ -74,12 +76,33 @@ func (r *runner) run(ctx context.Context, g group, k *kit) error {
 	}
 	r.collect(grace, false)
 	r.reckon()
+	return r.undo(ctx, g, k)
+}
+
+// prepare makes the network what the group needs: marks on the way, a smaller
+// MTU on the path between the hosts.
+func (r *runner) prepare(ctx context.Context, g group, k *kit) error {
+	if g.path > 0 {
+		route := fmt.Sprintf("route add %s dev eth0 mtu %d", addr.Single(r.hosts[1].Underlay(k.family)), g.path)
+		if err := r.hosts[0].IP(ctx, route); err != nil {
+			return err
+		}
+	}
+	return r.mark(ctx, g.mark)
+}
+
+func (r *runner) undo(ctx context.Context, g group, k *kit) error {
+	if g.path > 0 {
+		route := fmt.Sprintf("route del %s dev eth0", addr.Single(r.hosts[1].Underlay(k.family)))
+		if err := r.hosts[0].IP(ctx, route); err != nil {
+			return err
+		}
+	}
 	return r.mark(ctx, 0)
 }
 
 // batch sends some probes and waits for what they shall lead to.
 func (r *runner) batch(probes []probe) error {
-	r.judge.odd = false
 	for _, p := range probes {
 		for _, want := range p.want {
 			r.ledger.expect(want)
@@ -87,7 +110,9 @@ func (r *runner) batch(probes []probe) error {
 		if p.back != nil {
 			r.answers = append(r.answers, *p.back)
 		}
-		r.judge.odd = r.judge.odd || p.odd
+		if p.odd {
+			r.judge.odd[string(hop(p.send, 1))] = true
+		}
 	}
 	for _, p := range probes {
 		if err := r.in.send(r.gateway, p.send, p.via); err != nil {
@@ -214,9 +239,6 @@ func (r *runner) mismatch(format string, args ...any) {
 
 // mark lets the switch set the ECN field of what comes from the first host, as
 // a congested router does (or one that breaks the rules, for ECT).
-//
-// The IPv6 field is named by its place: named by its name, nft also changes the
-// UDP checksum, which does not cover it.
 func (r *runner) mark(ctx context.Context, ecn int) error {
 	const off = "table netdev torture\ndelete table netdev torture\n"
 	text := off
@@ -225,7 +247,7 @@ func (r *runner) mark(ctx context.Context, ecn int) error {
  chain in {
   type filter hook ingress device "p-h1" priority 0;
   udp dport %d ip ecn set %d
-  meta protocol ip6 udp dport %d @nh,10,2 set %d
+  udp dport %d ip6 ecn set %d
  }
 }
 `, r.stage.from.tunnel.port, ecn, r.stage.from.tunnel.port, ecn)
