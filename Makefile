@@ -66,7 +66,7 @@ test: ## every test: pure ones with the race detector, then drivers and scenario
 .PHONY: test-pure
 test-pure: ## tests that need no root, with the race detector
 	@mkdir -p $(RESULTS)
-	@others=$$($(GO) list $(ROOTED) ./lab ./lab/recorded ./internal/explorer); \
+	@others=$$($(GO) list $(ROOTED) ./lab ./lab/recorded ./lab/torture ./internal/explorer); \
 	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$others") | $(call SUM,pure)
 
 # The race detector makes schedules five times slower and finds what it finds in
@@ -92,9 +92,9 @@ test-root: ## driver tests in namespaces of their own
 	@$(GO) test -json $(ASROOT) $(ROOTED) | $(call SUM,root)
 
 .PHONY: lab
-lab: build ## scenarios with real processes in namespaces, and flannel's recordings [SCENARIO=vxlan/dual-nft-own]
+lab: build ## scenarios with real processes in namespaces, flannel's recordings, the short torture test [SCENARIO=vxlan/dual-nft-own]
 	@mkdir -p $(RESULTS)
-	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded) | $(call SUM,lab)
+	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded ./lab/torture) | $(call SUM,lab)
 
 .PHONY: check
 check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows
@@ -129,9 +129,25 @@ explore: ## the schedule explorer, long [SEEDS=5000 SEED=1]
 SEEDS ?= 5000
 SEED ?= 1
 
+ROUNDS ?= 5
+PEERS ?= 20000
+ROWS ?=
+
 .PHONY: bench
-bench: ## benchmarks, as root
+bench: build ## data paths and convergence beside the plain kernel's, as root: a table [ROUNDS=5 PEERS=20000 ROWS=a,b]
+	@./scripts/deps.sh run
+	@./scripts/asroot.sh $(BIN)/lab bench --rounds $(ROUNDS) --peers $(PEERS) --rows '$(ROWS)' --out $(BIN)/bench/bench.json
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks, as root
 	$(GO) test $(ASROOT) -run '^$$' -bench . -benchmem ./...
+
+PATHS ?=
+
+.PHONY: torture
+torture: build ## known packets of all kinds through all data paths, compared byte for byte [PATHS=reference,user]
+	@./scripts/deps.sh run
+	@./scripts/asroot.sh $(BIN)/lab torture --paths '$(PATHS)'
 
 .PHONY: clean
 clean: ## remove what was built
