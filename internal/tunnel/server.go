@@ -36,8 +36,9 @@ type Forwarder interface {
 	// Change changes all that is told, or nothing and says why.
 	Change(ctx context.Context, c Change) error
 	// Descriptors are duplicates, which the caller closes. Both sides may read
-	// from them: each packet goes to one.
-	Descriptors() ([]Descriptor, error)
+	// from them: each packet goes to one. resume is called if only this side
+	// goes on.
+	Descriptors() (ds []Descriptor, resume func(), err error)
 	// Stop lets packets in hand go their way, and takes no more.
 	Stop()
 }
@@ -52,6 +53,7 @@ type Server struct {
 	mu       sync.Mutex
 	socket   socket
 	heir     *net.UnixConn // who took the descriptors and has not let go yet
+	resume   func()        // if it goes
 	conns    map[*net.UnixConn]struct{}
 	ended    bool          // no client is taken any more
 	quit     chan struct{} // closed when told to end
@@ -233,6 +235,7 @@ func (s *Server) forget(conn *net.UnixConn) {
 	defer s.mu.Unlock()
 	if s.heir == conn {
 		s.heir = nil
+		s.resume()
 	}
 	delete(s.conns, conn)
 	_ = conn.Close() // nothing is unsent
@@ -285,11 +288,11 @@ func (s *Server) handover(conn *net.UnixConn) (answer, []Descriptor) {
 	if s.heir != nil && s.heir != conn {
 		return answer{Error: errHandedOver.Error()}, nil
 	}
-	files, err := s.forwarder.Descriptors()
+	files, resume, err := s.forwarder.Descriptors()
 	if err != nil {
 		return answer{Error: err.Error()}, nil
 	}
-	s.heir = conn
+	s.heir, s.resume = conn, resume
 	a := answer{Hello: &s.hello, Status: s.status()}
 	for _, f := range files {
 		a.Roles = append(a.Roles, f.Role)

@@ -30,12 +30,17 @@ type Config struct {
 	Port   uint16         `json:"port"`   // UDP, here and at every peer
 	Source []netip.Addr   `json:"source"` // bound, at most one of each family, IPv4 first
 	Local  []netip.Prefix `json:"local"`  // own subnets: where packets from peers may go
+	// Plain is one system call for each packet, and no offload.
+	Plain bool `json:"plain,omitempty"`
 }
 
 // Peer is the far end for one subnet.
 type Peer struct {
 	Subnet netip.Prefix `json:"subnet"` // inner destinations, and inner sources of what comes back
 	Dst    netip.Addr   `json:"dst"`    // outer
+	// ECN is whether the peer tells its containers of congestion that routers
+	// have marked on the way (RFC 6040). Plain flannel does not.
+	ECN bool `json:"ecn,omitempty"`
 }
 
 // Change is what a forwarder is told. Peers are put before others are removed.
@@ -52,6 +57,18 @@ type Status struct {
 	Config   *Config  `json:"config,omitempty"`
 	Peers    []Peer   `json:"peers"` // sorted by subnet
 	Counters Counters `json:"counters"`
+	// Offload is nil before the first Config, and from older forwarders.
+	Offload *Offload `json:"offload,omitempty"`
+}
+
+// Offload says how packets are moved.
+type Offload struct {
+	Plain bool `json:"plain,omitempty"` // as Config asks
+	// On are the parts that work: csum, tso4, tso6, uso of the device, gso and
+	// gro of the sockets with their family.
+	On []string `json:"on,omitempty"`
+	// Off are those that do not, each with the reason.
+	Off []string `json:"off,omitempty"`
 }
 
 // Counters count since the start of the forwarder; a successor goes on
@@ -73,6 +90,7 @@ const (
 	FromStranger   Reason = "stranger"       // no live peer has the outer source
 	FromElsewhere  Reason = "inner-source"   // not inside a subnet of that peer
 	NotForUs       Reason = "inner-dest"     // not inside an own subnet
+	Congested      Reason = "congestion"     // marked on the way, and the sender knows no marks (RFC 6040)
 	Malformed      Reason = "malformed"      // not one whole IP packet
 	NoPeer         Reason = "no-peer"        // no peer has the destination; ICMP told the sender
 	TooBig         Reason = "too-big"        // path MTU; ICMP told the sender
@@ -85,7 +103,7 @@ const (
 // the order of the checks, and then the others.
 func Reasons() []Reason {
 	return []Reason{
-		FromStranger, Malformed, FromElsewhere, NotForUs,
+		FromStranger, Malformed, FromElsewhere, NotForUs, Congested,
 		NoPeer, TooBig, NotSent, NotDelivered, FamilyNotBound,
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type fake struct {
 	status  tunnel.Status
 	files   []*os.File // what it hands over, as UDP sockets
 	stopped bool
+	resumed atomic.Int32
 }
 
 func (f *fake) Status() tunnel.Status {
@@ -53,16 +55,16 @@ func (f *fake) Change(_ context.Context, c tunnel.Change) error {
 	return nil
 }
 
-func (f *fake) Descriptors() ([]tunnel.Descriptor, error) {
+func (f *fake) Descriptors() ([]tunnel.Descriptor, func(), error) {
 	var out []tunnel.Descriptor
 	for _, file := range f.files {
 		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, tunnel.Descriptor{Role: tunnel.RoleUDP, File: os.NewFile(uintptr(fd), "duplicate")})
 	}
-	return out, nil
+	return out, func() { f.resumed.Add(1) }, nil
 }
 
 // Stop counts one packet more: one that was in hand.

@@ -16,9 +16,9 @@ type counters struct {
 
 type traffic struct{ packets, bytes *atomic.Uint64 }
 
-func (t traffic) add(bytes int) {
-	t.packets.Add(1)
-	t.bytes.Add(uint64(bytes))
+func (t traffic) add(packets, bytes int) {
+	t.packets.Add(uint64(packets)) //nolint:gosec // both are counts
+	t.bytes.Add(uint64(bytes))     //nolint:gosec // both are counts
 }
 
 func newTraffic() traffic { return traffic{packets: new(atomic.Uint64), bytes: new(atomic.Uint64)} }

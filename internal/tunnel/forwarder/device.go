@@ -5,28 +5,29 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/batch"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/segment"
 )
 
 const (
 	tunPath = "/dev/net/tun"
 
-	// headroom is struct virtio_net_hdr, in bytes: before each packet of the
-	// device. With all offloads off it is zero on the way in, and on the way
-	// out says at most that a checksum was already verified.
-	headroom   = 10
-	headFlags  = 0 // one byte
-	headGSO    = 1 // one byte
-	needsCsum  = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
+	// headroom is before each packet of the device.
+	headroom   = segment.HeaderSize
 	maxPacket  = 1<<16 - 1
 	bufferSize = headroom + maxPacket + 1 // no packet can be cut short unseen
 )
 
 // device is an attached TUN device.
 type device struct {
+	*batch.Handle
 	name string
-	file *os.File
+	// offload is the set of unix.TUN_F_ that is on.
+	offload atomic.Uint32
 }
 
 // attach opens an existing TUN device. It never makes one: that is the link
@@ -41,7 +42,6 @@ func attach(name string) (*device, error) {
 	if err != nil {
 		return nil, openError(err)
 	}
-	// Only now does the descriptor know what there is to wait for.
 	if err := attachTo(fd, name); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
@@ -52,7 +52,11 @@ func attach(name string) (*device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("TUN device %s: %w", name, err), unix.Close(fd))
 	}
-	return &device{name: name, file: os.NewFile(uintptr(fd), name)}, nil
+	handle, err := batch.New(fd)
+	if err != nil {
+		return nil, fmt.Errorf("TUN device %s: %w", name, err)
+	}
+	return &device{Handle: handle, name: name}, nil
 }
 
 func openError(err error) error {
@@ -99,16 +103,14 @@ func plain(fd int) error {
 
 // inheritDevice takes file, which a predecessor has attached to name.
 func inheritDevice(file *os.File, name string) (*device, error) {
-	raw, err := file.SyscallConn()
-	if err == nil {
-		var cause error
-		err = raw.Control(func(fd uintptr) { cause = isAttached(int(fd), name) })
-		err = errors.Join(err, cause)
+	handle, err := batch.Take(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("inherit TUN device %s: %w", name, err)
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("inherit TUN device %s: %w", name, err), file.Close())
+	if err := handle.Control(func(fd int) error { return isAttached(fd, name) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("inherit TUN device %s: %w", name, err), handle.Close())
 	}
-	return &device{name: name, file: file}, nil
+	return &device{Handle: handle, name: name}, nil
 }
 
 func isAttached(fd int, name string) error {
@@ -125,31 +127,75 @@ func isAttached(fd int, name string) error {
 	return plain(fd)
 }
 
-// read waits for a packet. The result lies in buffer.
-func (d *device) read(buffer []byte) ([]byte, error) {
+// again is another descriptor of the same device.
+func (d *device) again() (*device, error) {
+	file, err := d.Duplicate()
+	if err != nil {
+		return nil, err
+	}
+	return inheritDevice(file, d.name)
+}
+
+// read takes a packet into buffer. unix.EAGAIN: there is none. The header is
+// before it.
+func (d *device) read(fd int, buffer []byte) (int, error) {
 	for {
-		n, err := d.file.Read(buffer)
+		n, err := batch.Read(fd, buffer)
 		switch {
 		case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENODEV):
-			return nil, fmt.Errorf("%s: %w", d.name, ErrDeviceGone)
+			return 0, fmt.Errorf("%s: %w", d.name, ErrDeviceGone)
 		case err != nil:
-			return nil, err
+			return 0, err
 		case n <= headroom:
 			continue // no packet
 		}
-		return buffer[:n], nil
+		return n, nil
 	}
 }
 
-// unfinished says that the kernel has left work on a packet to us, which it
-// does only if a predecessor had switched offloads on.
-func unfinished(frame []byte) bool {
-	return frame[headFlags]&needsCsum != 0 || frame[headGSO] != 0
+// The offloads of the device, and what they are called.
+type offload struct {
+	bits uint32
+	name string
 }
 
-// write gives frame, a packet behind room for the header, to the kernel.
-func (d *device) write(frame []byte) error {
-	clear(frame[:headroom])
-	_, err := d.file.Write(frame)
-	return err
+// offloads are in the order in which they go, the last first, where a kernel
+// does not know them: USO is of Linux 6.2 and takes both families together.
+func offloads() []offload {
+	return []offload{
+		{unix.TUN_F_CSUM, "csum"},
+		{unix.TUN_F_TSO4, "tso4"},
+		{unix.TUN_F_TSO6, "tso6"},
+		{unix.TUN_F_USO4 | unix.TUN_F_USO6, "uso"},
+	}
 }
+
+// boost switches on as many offloads as the kernel knows.
+func (d *device) boost() error {
+	return d.Control(func(fd int) error {
+		all := offloads()
+		for n := len(all); ; n-- {
+			var bits uint32
+			for _, o := range all[:n] {
+				bits |= o.bits
+			}
+			err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(bits))
+			if err == nil {
+				d.offload.Store(bits)
+				return nil
+			}
+			if n == 0 {
+				return fmt.Errorf("offloads of TUN device %s: %w", d.name, err)
+			}
+		}
+	})
+}
+
+// calm switches them off again.
+func (d *device) calm() error {
+	d.offload.Store(0)
+	return d.Control(plain)
+}
+
+// takesDatagrams says whether UDP super-packets may be written.
+func (d *device) takesDatagrams() bool { return d.offload.Load()&unix.TUN_F_USO4 != 0 }

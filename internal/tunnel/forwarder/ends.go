@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/batch"
 )
 
 // ends are what packets are read from and written to. A nil is missing.
@@ -50,11 +47,11 @@ func open(ctx context.Context, c tunnel.Config, have ends) (ends, error) {
 func (e ends) close(keep ends) error {
 	var errs []error
 	if e.device != nil && e.device != keep.device {
-		errs = append(errs, e.device.file.Close())
+		errs = append(errs, e.device.Close())
 	}
 	for _, f := range addr.Families() {
 		if s := e.sockets.At(f); s != nil && s != keep.sockets.At(f) {
-			errs = append(errs, s.conn.Close())
+			errs = append(errs, s.Close())
 		}
 	}
 	return errors.Join(errs...)
@@ -63,22 +60,42 @@ func (e ends) close(keep ends) error {
 // interrupt ends all reads here, though not those of others that share the
 // descriptors.
 func (e ends) interrupt() {
-	past := time.Unix(1, 0)
 	if e.device != nil {
-		_ = e.device.file.SetReadDeadline(past) // fails if closed: read does too
+		e.device.Interrupt()
 	}
 	for _, f := range addr.Families() {
 		if s := e.sockets.At(f); s != nil {
-			_ = s.conn.SetReadDeadline(past) // the same
+			s.Interrupt()
 		}
 	}
+}
+
+// again is the same ends by other descriptors, for other loops to read from.
+func (e ends) again() (ends, error) {
+	var next ends
+	var errs []error
+	if e.device != nil {
+		d, err := e.device.again()
+		next.device, errs = d, append(errs, err)
+	}
+	for _, f := range addr.Families() {
+		if s := e.sockets.At(f); s != nil {
+			s, err := s.again()
+			next.sockets.Put(f, s)
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return ends{}, errors.Join(err, next.close(e))
+	}
+	return next, nil
 }
 
 // duplicate copies the descriptors for a successor.
 func (e ends) duplicate() ([]tunnel.Descriptor, error) {
 	var all []tunnel.Descriptor
-	add := func(role tunnel.Role, of syscall.Conn) error {
-		file, err := duplicate(of)
+	add := func(role tunnel.Role, of *batch.Handle) error {
+		file, err := of.Duplicate()
 		if err == nil {
 			all = append(all, tunnel.Descriptor{Role: role, File: file})
 		}
@@ -86,34 +103,17 @@ func (e ends) duplicate() ([]tunnel.Descriptor, error) {
 	}
 	var errs []error
 	if e.device != nil {
-		errs = append(errs, add(tunnel.RoleTUN, e.device.file))
+		errs = append(errs, add(tunnel.RoleTUN, e.device.Handle))
 	}
 	for _, f := range addr.Families() {
 		if s := e.sockets.At(f); s != nil {
-			errs = append(errs, add(tunnel.RoleUDP, s.conn))
+			errs = append(errs, add(tunnel.RoleUDP, s.Handle))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, errors.Join(err, closeAll(all))
 	}
 	return all, nil
-}
-
-func duplicate(of syscall.Conn) (*os.File, error) {
-	raw, err := of.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	fd, cause := -1, error(nil)
-	if err := raw.Control(func(from uintptr) {
-		fd, cause = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0)
-	}); err != nil {
-		return nil, err
-	}
-	if cause != nil {
-		return nil, fmt.Errorf("duplicate descriptor: %w", cause)
-	}
-	return os.NewFile(uintptr(fd), "duplicate"), nil
 }
 
 // inherited sorts the descriptors of a predecessor by what they are for, and
@@ -147,7 +147,7 @@ func (e *ends) addSocket(file *os.File) error {
 	}
 	f := addr.Of(s.local.Addr())
 	if e.sockets.At(f) != nil {
-		return errors.Join(fmt.Errorf("%w: two sockets for %s", ErrConfig, f), s.conn.Close())
+		return errors.Join(fmt.Errorf("%w: two sockets for %s", ErrConfig, f), s.Close())
 	}
 	e.sockets.Put(f, s)
 	return nil

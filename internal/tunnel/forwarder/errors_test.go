@@ -172,9 +172,12 @@ func TestFragments(t *testing.T) {
 	if got, _ := receive(t, server); !bytes.Equal(got, sent) {
 		t.Errorf("%d bytes arrived, sent %d", len(got), len(sent))
 	}
-	if got := status(t, b).Counters.ReceivedPackets - before; got != 2 {
-		t.Errorf("%d packets arrived, want 2 pieces", got)
-	}
+	eventually(t, "count of two pieces", func() error {
+		if got := status(t, b).Counters.ReceivedPackets - before; got != 2 {
+			return fmt.Errorf("%d packets", got)
+		}
+		return nil
+	})
 	if got := status(t, a).Counters.Dropped; got[tunnel.TooBig]+got[tunnel.NotSent] != 0 {
 		t.Errorf("dropped %v", got)
 	}

@@ -7,9 +7,11 @@
 // fragmentation: the kernels on both sides count the hops. Called by
 // cmd/flanneld in a process of its own.
 //
-// This is the plain form, one system call for each packet and direction, in Go
-// that knows no byte order: what a faster one must equal. What becomes of a
-// packet is decided in view, apart from how it is read and written.
+// There are two forms of it. The plain one, outbound and inbound, has one
+// system call for each packet and direction. The fast one, gather and scatter,
+// moves many with each, and lets kernel and network card cut and join them; it
+// must equal the plain one. What becomes of a packet is decided in view, apart
+// from how it is read and written.
 package forwarder
 
 import (
@@ -46,6 +48,7 @@ type Forwarder struct {
 
 	mu      sync.Mutex // of changes
 	stopped bool
+	shared  bool // another process reads too: it may not know offloads
 	running sync.WaitGroup
 
 	fail sync.Once
@@ -63,7 +66,7 @@ func New(ctx context.Context, log *slog.Logger) *Forwarder {
 // Status tells what is configured and what has been counted.
 func (f *Forwarder) Status() tunnel.Status {
 	v := f.now.Load()
-	return tunnel.Status{Config: v.config, Peers: v.table.Peers(), Counters: f.counters.read()}
+	return tunnel.Status{Config: v.config, Peers: v.table.Peers(), Counters: f.counters.read(), Offload: v.offload()}
 }
 
 // Done is closed when the forwarder cannot go on; Err says why.
@@ -86,9 +89,10 @@ func (f *Forwarder) Change(ctx context.Context, c tunnel.Change) error {
 	if err := check(c); err != nil {
 		return err
 	}
-	next := *f.now.Load()
+	last := f.now.Load()
+	next := *last
 	if c.Config != nil {
-		ends, err := open(ctx, *c.Config, next.ends)
+		ends, err := f.reopen(ctx, last, *c.Config)
 		if err != nil {
 			return err
 		}
@@ -97,6 +101,25 @@ func (f *Forwarder) Change(ctx context.Context, c tunnel.Change) error {
 	next.table = next.table.With(c.Put, c.Remove)
 	f.install(&next)
 	return nil
+}
+
+// reopen makes the ends that c wants. The other form of loop reads from other
+// descriptors of the same ends, so that either has ended or has not begun.
+func (f *Forwarder) reopen(ctx context.Context, last *view, c tunnel.Config) (ends, error) {
+	if last.config == nil || last.config.Plain == c.Plain {
+		return open(ctx, c, last.ends)
+	}
+	f.calm(last)
+	have, err := last.ends.again()
+	if err == nil {
+		var next ends
+		if next, err = open(ctx, c, have); err == nil {
+			return next, have.close(next)
+		}
+		err = errors.Join(err, have.close(last.ends))
+	}
+	f.boost(last)
+	return ends{}, err
 }
 
 // Inherit goes on with what a predecessor had. The descriptors are taken, even
@@ -114,28 +137,47 @@ func (f *Forwarder) Inherit(ctx context.Context, s tunnel.Status, ds []tunnel.De
 			return errors.Join(err, have.close(ends{}))
 		}
 	}
+	f.shared = true
 	f.install(&next)
 	return have.close(next.ends)
 }
 
-// GoOn adds what predecessors have counted.
-func (f *Forwarder) GoOn(from tunnel.Counters) { f.counters.goOn(from) }
+// GoOn adds what predecessors have counted. They read no more.
+func (f *Forwarder) GoOn(from tunnel.Counters) {
+	f.counters.goOn(from)
+	f.alone()
+}
+
+// alone ends the time in which another process read too.
+func (f *Forwarder) alone() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.shared = false
+	if !f.stopped {
+		f.boost(f.now.Load())
+	}
+}
 
 // install makes next what counts, starts to read from what is new in it, and
 // then closes what is not: some descriptor is read at any moment.
 func (f *Forwarder) install(next *view) {
 	last := f.now.Swap(next)
+	outbound, inbound := f.gather, f.scatter
+	if next.config != nil && next.config.Plain {
+		outbound, inbound = f.outbound, f.inbound
+	}
 	if d := next.ends.device; d != last.ends.device {
-		f.run(func() error { return f.outbound(d) })
+		f.run(func() error { return outbound(d) })
 	}
 	for _, family := range addr.Families() {
 		if s := next.ends.sockets.At(family); s != nil && s != last.ends.sockets.At(family) {
-			f.run(func() error { return f.inbound(s) })
+			f.run(func() error { return inbound(s) })
 		}
 	}
 	if err := last.ends.close(next.ends); err != nil {
 		f.log.Warn("descriptors of the last configuration not closed", "err", err)
 	}
+	f.boost(next)
 }
 
 // run is one loop. It ends for good reason when its descriptor is closed, or
@@ -154,13 +196,21 @@ func (f *Forwarder) run(loop func() error) {
 }
 
 // Descriptors implements tunnel.Forwarder.
-func (f *Forwarder) Descriptors() ([]tunnel.Descriptor, error) {
+func (f *Forwarder) Descriptors() ([]tunnel.Descriptor, func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stopped {
-		return nil, ErrStopped
+		return nil, nil, ErrStopped
 	}
-	return f.now.Load().ends.duplicate()
+	v := f.now.Load()
+	f.calm(v)
+	ds, err := v.ends.duplicate()
+	if err != nil {
+		f.boost(v)
+		return nil, nil, err
+	}
+	f.shared = true
+	return ds, f.alone, nil
 }
 
 // Stop finishes the packets in hand and reads no more. What waits in the

@@ -38,10 +38,13 @@ func TestCarries(t *testing.T) {
 		}
 	}
 	for _, c := range []*tunnel.Client{a, b} {
-		s := status(t, c)
-		if s.Counters.SentPackets < 8 || s.Counters.ReceivedPackets < 8 || s.Counters.SentBytes < 2*(1400+28) {
-			t.Errorf("forwarder %d counts too little: %+v", s.PID, s.Counters)
-		}
+		eventually(t, "counters", func() error {
+			n := status(t, c).Counters
+			if n.SentPackets < 8 || n.ReceivedPackets < 8 || n.SentBytes < 2*(1400+28) {
+				return fmt.Errorf("forwarder %d counts too little: %+v", c.Hello().PID, n)
+			}
+			return nil
+		})
 	}
 	if s := status(t, a); s.Config.Link != link || len(s.Peers) != 2 || s.Build != "one" || s.Version != tunnel.Version {
 		t.Errorf("status %+v", s)
@@ -156,7 +159,13 @@ func TestRefuses(t *testing.T) {
 				if got, _ := receive(t, server); string(got) != "good" {
 					t.Errorf("arrived: %q", got)
 				}
-				after := status(t, c).Counters
+				var after tunnel.Counters
+				eventually(t, "count of what arrived", func() error {
+					if after = status(t, c).Counters; after.ReceivedPackets == before.ReceivedPackets {
+						return errors.New("none")
+					}
+					return nil
+				})
 				for _, why := range tunnel.Reasons()[:4] {
 					var want uint64
 					if why == bad.why {

@@ -3,13 +3,13 @@ package forwarder
 import (
 	"errors"
 	"net"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel/packet"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/segment"
 )
 
 // minIPv6 is what every link must carry (RFC 8200 §5), in bytes. No sender
@@ -26,31 +26,68 @@ func overhead(outer addr.Family) int {
 
 // outbound moves packets from the device until it fails or is closed.
 func (f *Forwarder) outbound(d *device) error {
+	fd, err := d.Enter()
+	if err != nil {
+		return err
+	}
+	defer d.Leave()
 	buffer := make([]byte, bufferSize)
 	for {
-		frame, err := d.read(buffer)
-		if err != nil {
+		n, err := d.read(fd, buffer)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			if err := d.Wait(false); err != nil {
+				return err
+			}
+		case err != nil:
 			return err
+		case segment.Whole(buffer):
+			f.forward(buffer[headroom:n])
+		default:
+			f.forwardParts(buffer[:n])
 		}
-		if unfinished(frame) {
-			f.counters.drop(tunnel.Malformed)
-			continue
-		}
-		f.forward(frame[headroom:])
+	}
+}
+
+// forwardParts sends what a frame is to be cut into: it comes from the time of
+// another loop, which had switched offloads on.
+func (f *Forwarder) forwardParts(frame []byte) {
+	h, err := packet.Parse(frame[headroom:])
+	if err != nil {
+		f.counters.drop(tunnel.Malformed)
+		return
+	}
+	s, err := segment.Read(frame, h)
+	if err != nil {
+		f.counters.drop(tunnel.Malformed)
+		return
+	}
+	f.forwardAll(&s)
+}
+
+func (f *Forwarder) forwardAll(s *segment.Super) {
+	if b, ok := s.Whole(); ok {
+		f.forward(b)
+		return
+	}
+	head := make([]byte, s.HeaderLength(), bufferSize)
+	for i := range s.Count() {
+		rest := s.Segment(i, head)
+		f.forward(append(head, rest...))
 	}
 }
 
 // forward sends one packet to its peer, or says why not.
 func (f *Forwarder) forward(b []byte) {
 	v := f.now.Load()
-	h, to, why := v.out(b)
+	r, why := v.out(b)
 	if why == tunnel.NoPeer {
-		if self, ok := v.self(h.Family); ok {
+		if self, ok := v.self(r.header.Family); ok {
 			f.errors.tell(self, func() (packet.ICMP, bool) { return packet.Unreachable(b, self) })
 		}
 	}
 	if why == "" {
-		why = f.transmit(v, parcel{b: b, header: h, to: to})
+		why = f.transmit(v, parcel{b: b, route: r})
 	}
 	if why != "" {
 		f.counters.drop(why)
@@ -59,21 +96,20 @@ func (f *Forwarder) forward(b []byte) {
 
 // parcel is a packet with what is known of it.
 type parcel struct {
-	b      []byte
-	header packet.Header
-	to     netip.AddrPort
+	b []byte
+	route
 }
 
 // transmit sends p whole, or deals with its size.
 func (f *Forwarder) transmit(v *view, p parcel) tunnel.Reason {
-	s := v.ends.sockets.At(addr.Of(p.to.Addr()))
+	s := v.ends.sockets.At(addr.Of(p.to.To.Addr()))
 	if s == nil {
 		return tunnel.FamilyNotBound
 	}
 	err := s.send(p.b, p.to)
 	switch {
 	case err == nil:
-		f.counters.sent.add(len(p.b))
+		f.counters.sent.add(1, len(p.b))
 		return ""
 	case errors.Is(err, unix.EMSGSIZE):
 		return f.fit(v, s, p)
@@ -86,11 +122,11 @@ func (f *Forwarder) transmit(v *view, p parcel) tunnel.Reason {
 
 // fit makes a packet pass that is larger than the path, or tells its sender.
 func (f *Forwarder) fit(v *view, s *socket, p parcel) tunnel.Reason {
-	path, err := s.pathMTU(p.to)
+	path, err := s.pathMTU(p.to.To)
 	if err != nil {
 		return tunnel.NotSent
 	}
-	inner := min(path, maxPacket) - overhead(addr.Of(p.to.Addr()))
+	inner := min(path, maxPacket) - overhead(addr.Of(p.to.To.Addr()))
 	if p.header.Family == addr.IPv6 && inner < minIPv6 {
 		if len(p.b) <= minIPv6 { // RFC 2473 §7.1 (b)
 			return f.each([][]byte{p.b}, func(b []byte) error { return s.sendSplit(b, p.to) })
@@ -119,7 +155,7 @@ func (f *Forwarder) each(pieces [][]byte, send func([]byte) error) tunnel.Reason
 		if send(b) != nil {
 			return tunnel.NotSent
 		}
-		f.counters.sent.add(len(b))
+		f.counters.sent.add(1, len(b))
 	}
 	return ""
 }

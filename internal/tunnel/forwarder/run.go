@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 )
@@ -22,6 +23,7 @@ type Options struct {
 // then returns nil. Errors: ErrDeviceGone, tunnel.ErrSucceeded, or what keeps
 // it from working.
 func Run(ctx context.Context, o Options) error {
+	widen()
 	f, last, err := begin(ctx, o)
 	if err != nil {
 		return err
@@ -91,3 +93,10 @@ func begin(ctx context.Context, o Options) (*Forwarder, *tunnel.Predecessor, err
 	}
 	return New(ctx, o.Log), nil, nil
 }
+
+// loops are those that may wait for packets without giving their place in the
+// Go scheduler away: one for the device, one for each family's socket.
+const loops = 3
+
+// widen gives all else of this process places of its own.
+func widen() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + loops) }

@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/batch"
 )
 
 // receiveBuffer in bytes: bursts of a fast underlay wait there.
@@ -41,10 +43,23 @@ const (
 	split  = unix.IP_PMTUDISC_WANT // fragments instead
 )
 
+// class asks for the class of traffic of what is received.
+func class(f addr.Family) option {
+	if f == addr.IPv4 {
+		return option{unix.IPPROTO_IP, unix.IP_RECVTOS}
+	}
+	return option{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS}
+}
+
 // socket sends and receives the datagrams of one outer family.
 type socket struct {
-	conn  *net.UDPConn
+	*batch.Handle
 	local netip.AddrPort
+	gso   together
+	gro   atomic.Bool // on
+	// unsized is whether datagrams that the kernel has joined may come without
+	// their size: it tells it only while joining is on, not while it was.
+	unsized atomic.Bool
 }
 
 // network is "udp4" or "udp6": the latter takes no IPv4.
@@ -68,7 +83,31 @@ func listen(ctx context.Context, local netip.AddrPort) (*socket, error) {
 	case err != nil:
 		return nil, fmt.Errorf("bind UDP %s: %w", local, err)
 	}
-	return &socket{conn: conn.(*net.UDPConn), local: local}, nil
+	return take(conn.(*net.UDPConn), local)
+}
+
+// take makes a socket of conn, which it closes.
+func take(conn *net.UDPConn, local netip.AddrPort) (*socket, error) {
+	handle, err := batch.Take(conn)
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return nil, fmt.Errorf("UDP %s: %w", local, err)
+	}
+	s := &socket{Handle: handle, local: local}
+	f := addr.Of(local.Addr())
+	if err := handle.Control(func(fd int) error { return marks(fd, f) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("UDP %s: %w", local, err), handle.Close())
+	}
+	return s, nil
+}
+
+// marks asks for the outer ECN of all that is received. A predecessor did not
+// know it, and does not mind.
+func marks(fd int, f addr.Family) error {
+	o := class(f)
+	if err := unix.SetsockoptInt(fd, o.level, o.name, 1); err != nil {
+		return fmt.Errorf("ask for class of traffic: %w", err)
+	}
+	return nil
 }
 
 func prepare(fd int, f addr.Family) error {
@@ -110,31 +149,65 @@ func inheritSocket(file *os.File) (*socket, error) {
 		return nil, errors.Join(fmt.Errorf("%w: socket of %s", ErrConfig, conn.LocalAddr().Network()), conn.Close())
 	}
 	local := udp.LocalAddr().(*net.UDPAddr).AddrPort()
-	return &socket{conn: udp, local: netip.AddrPortFrom(local.Addr().Unmap(), local.Port())}, nil
+	return take(udp, netip.AddrPortFrom(local.Addr().Unmap(), local.Port()))
 }
 
-func (s *socket) send(b []byte, to netip.AddrPort) error {
-	_, err := s.conn.WriteToUDPAddrPort(b, to)
-	if errors.Is(err, unix.ECONNREFUSED) {
-		// The kernel tells of an earlier datagram and has not sent this one.
-		_, err = s.conn.WriteToUDPAddrPort(b, to)
+// again is another descriptor of the same socket.
+func (s *socket) again() (*socket, error) {
+	file, err := s.Duplicate()
+	if err != nil {
+		return nil, err
 	}
-	return err
+	next, err := inheritSocket(file)
+	return next, errors.Join(err, file.Close())
+}
+
+func (s *socket) send(b []byte, to batch.Target) error {
+	return s.Control(func(fd int) error {
+		err := batch.SendOne(fd, to, b)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			// The kernel tells of an earlier datagram and has not sent this one.
+			err = batch.SendOne(fd, to, b)
+		}
+		return err
+	})
 }
 
 // sendSplit lets the kernel cut the datagram. Only one goroutine sends.
-func (s *socket) sendSplit(b []byte, to netip.AddrPort) error {
-	raw, err := s.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
+func (s *socket) sendSplit(b []byte, to batch.Target) error {
 	mode := func(how int) error {
-		return control(raw, func(fd int) error { return discover(fd, addr.Of(to.Addr()), how) })
+		return s.Control(func(fd int) error { return discover(fd, addr.Of(to.To.Addr()), how) })
 	}
 	if err := mode(split); err != nil {
 		return err
 	}
 	return errors.Join(s.send(b, to), mode(refuse))
+}
+
+// boost lets the kernel join what it receives for us.
+func (s *socket) boost() error {
+	return s.Control(func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
+			return fmt.Errorf("UDP %s: %w", s.local, err)
+		}
+		s.gro.Store(true)
+		s.unsized.Store(false)
+		return nil
+	})
+}
+
+// calm lets it give us each datagram by itself. A kernel that knows no joining
+// does so anyway.
+func (s *socket) calm() error {
+	return s.Control(func(fd int) error {
+		s.gro.Store(false)
+		s.unsized.Store(true)
+		err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+		if errors.Is(err, unix.ENOPROTOOPT) {
+			return nil
+		}
+		return err
+	})
 }
 
 // pathMTU is what the kernel knows of the way to to, in bytes with the IP

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/checksum"
 )
 
 // The reasons not to fragment a packet.
@@ -72,10 +73,10 @@ func (c *cutter) cut(head, rest []byte) int {
 	}
 	p := make([]byte, 0, len(head)+n)
 	p = append(append(p, head...), rest[:n]...)
-	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))                  //nolint:gosec // a part of a packet
-	binary.BigEndian.PutUint16(p[6:], field|uint16(c.offset/8))        //nolint:gosec // below maxPacket/8
-	binary.BigEndian.PutUint16(p[10:], 0)                              // the checksum does not cover itself
-	binary.BigEndian.PutUint16(p[10:], ^uint16(sum(p[:len(head)], 0))) //nolint:gosec // sum is 16 bits
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))           //nolint:gosec // a part of a packet
+	binary.BigEndian.PutUint16(p[6:], field|uint16(c.offset/8)) //nolint:gosec // below maxPacket/8
+	binary.BigEndian.PutUint16(p[10:], 0)                       // the checksum does not cover itself
+	binary.BigEndian.PutUint16(p[10:], ^checksum.Sum(p[:len(head)], 0))
 	c.out = append(c.out, p)
 	c.offset += n
 	return n
@@ -92,8 +93,8 @@ const (
 // laterHeader is the header of all fragments but the first: it has only the
 // options that are to be copied.
 func laterHeader(first []byte) ([]byte, error) {
-	out := slices.Clone(first[:minIPv4Header])
-	options := first[minIPv4Header:]
+	out := slices.Clone(first[:IPv4Header])
+	options := first[IPv4Header:]
 	for len(options) > 0 && options[0] != optionEnd {
 		n := 1
 		if options[0] != optionNone {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/checksum"
 )
 
 // ICMP is an error message about a packet: what a raw ICMP socket of the
@@ -116,24 +117,18 @@ func isError(payload []byte, protocol uint8) bool {
 
 // message puts head before as much of b as fits, and the checksum into it.
 func message(b []byte, h Header, from netip.Addr, head [icmpHeader]byte) ICMP {
-	quote := errorSize(h.Family) - minIPv4Header - icmpHeader
+	quote := errorSize(h.Family) - IPv4Header - icmpHeader
 	if h.Family == addr.IPv6 {
-		quote = errorSize(h.Family) - ipv6Header - icmpHeader
+		quote = errorSize(h.Family) - IPv6Header - icmpHeader
 	}
 	m := make([]byte, 0, icmpHeader+min(quote, len(b)))
 	m = append(m, head[:]...)
 	m = append(m, b[:min(quote, len(b))]...)
-	var so uint32
+	var so uint16
 	if h.Family == addr.IPv6 {
-		so = pseudoHeader(from, h.Src, len(m))
+		src, dst := from.As16(), h.Src.As16()
+		so = checksum.Pseudo(append(src[:], dst[:]...), protocolICMPv6, len(m))
 	}
-	binary.BigEndian.PutUint16(m[2:], ^uint16(sum(m, so))) //nolint:gosec // sum is 16 bits
+	binary.BigEndian.PutUint16(m[2:], ^checksum.Sum(m, so))
 	return ICMP{To: h.Src, Message: m}
-}
-
-// pseudoHeader is the sum of what an ICMPv6 checksum covers besides the
-// message (RFC 8200 §8.1).
-func pseudoHeader(from, to netip.Addr, length int) uint32 {
-	src, dst := from.As16(), to.As16()
-	return sum(dst[:], sum(src[:], uint32(length+protocolICMPv6))) //nolint:gosec // at most 1280
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/tunnel/checksum"
 )
 
 // The reasons why bytes are not one whole IP packet.
@@ -20,10 +21,10 @@ var (
 	ErrChecksum = errors.New("wrong IPv4 header checksum")
 )
 
-// The lengths in bytes that both families fix (RFC 791, RFC 8200).
+// The lengths of the headers in bytes that both families fix (RFC 791, RFC 8200).
 const (
-	minIPv4Header = 20
-	ipv6Header    = 40
+	IPv4Header = 20 // without options
+	IPv6Header = 40
 )
 
 // maxExtensions bounds the walk along IPv6 extension headers. RFC 8200 §4.1
@@ -64,14 +65,14 @@ func Parse(b []byte) (Header, error) {
 }
 
 func parseIPv4(b []byte) (Header, error) {
-	if len(b) < minIPv4Header {
+	if len(b) < IPv4Header {
 		return Header{}, ErrLength
 	}
 	length := int(b[0]&0xf) * 4
-	if length < minIPv4Header || length > len(b) || int(binary.BigEndian.Uint16(b[2:])) != len(b) {
+	if length < IPv4Header || length > len(b) || int(binary.BigEndian.Uint16(b[2:])) != len(b) {
 		return Header{}, ErrLength
 	}
-	if sum(b[:length], 0) != 0xffff {
+	if checksum.Sum(b[:length], 0) != 0xffff {
 		return Header{}, ErrChecksum
 	}
 	flags := binary.BigEndian.Uint16(b[6:])
@@ -83,11 +84,11 @@ func parseIPv4(b []byte) (Header, error) {
 }
 
 func parseIPv6(b []byte) (Header, error) {
-	if len(b) < ipv6Header || ipv6Header+int(binary.BigEndian.Uint16(b[4:])) != len(b) {
+	if len(b) < IPv6Header || IPv6Header+int(binary.BigEndian.Uint16(b[4:])) != len(b) {
 		return Header{}, ErrLength
 	}
 	h := Header{
-		Family: addr.IPv6, Length: ipv6Header, Protocol: b[6], DontFragment: true,
+		Family: addr.IPv6, Length: IPv6Header, Protocol: b[6], DontFragment: true,
 		Src: netip.AddrFrom16([16]byte(b[8:24])), Dst: netip.AddrFrom16([16]byte(b[24:40])),
 	}
 	for range maxExtensions {
@@ -144,18 +145,15 @@ func (h *Header) skip(b []byte) error {
 	return nil
 }
 
-// sum adds b to the ones' complement sum so far (RFC 1071). Of bytes that hold
-// their own checksum it is 0xffff.
-func sum(b []byte, so uint32) uint32 {
-	for len(b) >= 2 {
-		so += uint32(binary.BigEndian.Uint16(b))
-		b = b[2:]
+// Length is what the IP header at the start of b says of its packet's length,
+// in bytes, whether or not b holds all of it. 0: it says nothing.
+func Length(b []byte) int {
+	switch {
+	case len(b) >= IPv4Header && b[0]>>4 == 4:
+		return int(binary.BigEndian.Uint16(b[2:]))
+	case len(b) >= IPv6Header && b[0]>>4 == 6:
+		return IPv6Header + int(binary.BigEndian.Uint16(b[4:]))
+	default:
+		return 0
 	}
-	if len(b) == 1 {
-		so += uint32(b[0]) << 8
-	}
-	for so > 0xffff {
-		so = so>>16 + so&0xffff
-	}
-	return so
 }

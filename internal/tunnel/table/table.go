@@ -23,7 +23,13 @@ type Table struct {
 // level holds the subnets of one length, by first address. It has some.
 type level struct {
 	bits int
-	dst  map[netip.Addr]netip.Addr
+	dst  map[netip.Addr]Target
+}
+
+// Target is a peer without its subnet.
+type Target struct {
+	Outer netip.Addr
+	ECN   bool // as in tunnel.Peer
 }
 
 // New makes a table. Of two peers with one subnet the later counts; one that
@@ -38,7 +44,7 @@ func (t *Table) With(put []tunnel.Peer, remove []netip.Prefix) *Table {
 		subnet, dst := plain(p.Subnet), p.Dst.Unmap()
 		if subnet.IsValid() && dst.IsValid() {
 			next.remove(subnet)
-			next.insert(subnet, dst)
+			next.insert(subnet, Target{dst, p.ECN})
 		}
 	}
 	for _, p := range remove {
@@ -63,16 +69,16 @@ func (t *Table) clone() *Table {
 	return c
 }
 
-func (t *Table) insert(subnet netip.Prefix, dst netip.Addr) {
+func (t *Table) insert(subnet netip.Prefix, to Target) {
 	f := addr.Of(subnet.Addr())
 	levels := t.levels.At(f)
 	i, found := find(levels, subnet.Bits())
 	if !found {
-		levels = slices.Insert(levels, i, level{bits: subnet.Bits(), dst: map[netip.Addr]netip.Addr{}})
+		levels = slices.Insert(levels, i, level{bits: subnet.Bits(), dst: map[netip.Addr]Target{}})
 		t.levels.Put(f, levels)
 	}
-	levels[i].dst[subnet.Addr()] = dst
-	t.outers[dst]++
+	levels[i].dst[subnet.Addr()] = to
+	t.outers[to.Outer]++
 }
 
 func (t *Table) remove(subnet netip.Prefix) {
@@ -82,15 +88,15 @@ func (t *Table) remove(subnet netip.Prefix) {
 	if !found {
 		return
 	}
-	dst, found := levels[i].dst[subnet.Addr()]
+	gone, found := levels[i].dst[subnet.Addr()]
 	if !found {
 		return
 	}
 	if delete(levels[i].dst, subnet.Addr()); len(levels[i].dst) == 0 {
 		t.levels.Put(f, slices.Delete(levels, i, i+1))
 	}
-	if t.outers[dst]--; t.outers[dst] == 0 {
-		delete(t.outers, dst)
+	if t.outers[gone.Outer]--; t.outers[gone.Outer] == 0 {
+		delete(t.outers, gone.Outer)
 	}
 }
 
@@ -115,16 +121,22 @@ func compare(a, b tunnel.Peer) int {
 // subnet it is in. An IPv4-mapped inner address is in no IPv4 subnet: on the
 // wire it belongs to an IPv6 packet.
 func (t *Table) Route(dst netip.Addr) (outer netip.Addr, ok bool) {
+	to, ok := t.Find(dst)
+	return to.Outer, ok
+}
+
+// Find is the peer of an inner destination, as Route says.
+func (t *Table) Find(dst netip.Addr) (to Target, ok bool) {
 	for _, l := range t.levels.At(addr.Of(dst)) {
 		p, err := dst.Prefix(l.bits)
 		if err != nil {
-			return netip.Addr{}, false
+			return Target{}, false
 		}
-		if outer, ok = l.dst[p.Addr()]; ok {
-			return outer, true
+		if to, ok = l.dst[p.Addr()]; ok {
+			return to, true
 		}
 	}
-	return netip.Addr{}, false
+	return Target{}, false
 }
 
 // Known says whether any peer has this outer address.
@@ -145,8 +157,8 @@ func (t *Table) Peers() []tunnel.Peer {
 	var all []tunnel.Peer
 	for _, f := range addr.Families() {
 		for _, l := range t.levels.At(f) {
-			for a, dst := range l.dst {
-				all = append(all, tunnel.Peer{Subnet: netip.PrefixFrom(a, l.bits), Dst: dst})
+			for a, to := range l.dst {
+				all = append(all, tunnel.Peer{Subnet: netip.PrefixFrom(a, l.bits), Dst: to.Outer, ECN: to.ECN})
 			}
 		}
 	}
