@@ -91,7 +91,7 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return at.health.Serve(ctx, web.Handler(web.Answers{
-			Stuck: p.stuck, Status: p.summary, Metrics: metrics.Handler(metrics.New(p.Status, time.Now)),
+			Stuck: p.stuck, Status: p.summary, Metrics: metrics.Handler(metrics.New(p.brief, time.Now)),
 		}), c.Log)
 	})
 	g.Go(func() error { return control.Serve(ctx, at.socket, p, c.Log) })
@@ -112,11 +112,18 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	return err
 }
 
-// watchKernel rings when links, addresses or routes change. Without it every
-// change still is found, by the next periodic pass.
+// watchKernel rings when links, addresses, nexthop objects or routes change.
+// Without it every change still is found, by the next periodic pass that reads
+// all.
 func (p *parts) watchKernel(ctx context.Context) error {
+	w := probe.Watcher{Wants: p.engine.Wants, Carries: p.world.carries, Tell: func(doubt bool) {
+		p.engine.Ring()
+		if doubt {
+			p.engine.Doubt()
+		}
+	}}
 	for ctx.Err() == nil {
-		if err := probe.Watch(ctx, p.engine.Ring); err != nil {
+		if err := probe.Watch(ctx, w); err != nil {
 			p.log.Warn("kernel notifications ended, subscribing again", "err", err)
 		}
 		select {
@@ -164,7 +171,7 @@ func (p *parts) picture(s lease.Snapshot) {
 	shown.Synced = s.Synced && !s.Settling
 	p.world.snapshot.Store(&shown)
 	p.world.keeper.Snapshot(s)
-	p.engine.Ring()
+	p.engine.NewPicture()
 }
 
 // ready tells the supervisor, once there is something to depend on.
@@ -177,9 +184,10 @@ func (p *parts) ready(ready bool) {
 	}
 }
 
-// summary is the last report with the store's health.
+// summary is the last report with the store's health, without the list of
+// peers.
 func (p *parts) summary() report.Status {
-	s := p.engine.Status()
+	s := p.engine.Summary()
 	s.Store.Kind = "etcd"
 	if h := p.stores.inner.Health(); h.Err != nil {
 		s.Store.Error = h.Err.Error()

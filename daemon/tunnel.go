@@ -16,6 +16,13 @@ const accounting = time.Second
 
 // Status implements control.Source.
 func (p *parts) Status() report.Status {
+	s := p.brief()
+	s.Peers = p.engine.Peers()
+	return s
+}
+
+// brief is Status without the list of peers.
+func (p *parts) brief() report.Status {
 	s := p.summary()
 	if s.Network.Backend == udp.Type {
 		s.Tunnel = account(state.TunnelSocket(p.world.opts.SubnetFile))

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/backend"
 	backends "github.com/flannel-ng/flannel-ng/internal/backend/all"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
@@ -31,7 +33,9 @@ type world struct {
 	log *slog.Logger
 
 	snapshot atomic.Pointer[lease.Snapshot]
-	node     *facts.Node // the last that Node returned
+	node     *facts.Node              // the last that Node returned
+	asked    map[netip.Addr]struct{}  // whose adjacency node tells
+	carriers atomic.Pointer[[]string] // links that routes of ours may lead over
 	// backend is that of the first config that can be read, as the engine's is:
 	// the backend of a running fabric does not change. nil: not known.
 	backend *config.Backend
@@ -57,7 +61,46 @@ func (w *world) Ask(a lease.Ask) { w.keeper.Ask(a) }
 func (w *world) Own() lease.Holding { return w.keeper.Holding() }
 
 // Node implements engine.World. One goroutine at a time calls it.
-func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, error) {
+func (w *world) Node(ctx context.Context, families []addr.Family, again bool) (facts.Node, error) {
+	if !again && w.node != nil {
+		n, ok, err := w.known(ctx)
+		if err != nil || ok {
+			return n, err
+		}
+	}
+	return w.read(ctx, families)
+}
+
+// known is the last node, if it tells all about the peers of the picture.
+func (w *world) known(ctx context.Context) (facts.Node, bool, error) {
+	n := *w.node
+	n.Startup, n.StartupPending = w.printed()
+	fresh := slices.DeleteFunc(w.peers(), func(a netip.Addr) bool { _, old := w.asked[a]; return old })
+	if len(fresh) == 0 {
+		return n, true, nil
+	}
+	routes, err := probe.RoutesTo(ctx, w.adjacency(n.Links, n.Uplink, fresh))
+	if err != nil {
+		return n, false, fmt.Errorf("read routes to peers: %w", err)
+	}
+	// What the kernel says of the new ones must follow from what is known.
+	for _, a := range fresh {
+		now, reached := facts.Lookup(routes, a)
+		known, before := facts.Lookup(n.Routes, a)
+		if reached != before || now != known {
+			return n, false, nil
+		}
+		w.asked[a] = struct{}{}
+	}
+	return n, true, nil
+}
+
+func (w *world) adjacency(links []facts.Link, uplink facts.Link, targets []netip.Addr) probe.Lookup {
+	return probe.Lookup{Links: links, Skip: w.ours, Uplink: uplink.Name, Targets: targets}
+}
+
+// read reads all facts.
+func (w *world) read(ctx context.Context, families []addr.Family) (facts.Node, error) {
 	links, err := probe.Links(ctx)
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read links: %w", err)
@@ -70,15 +113,38 @@ func (w *world) Node(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, err
 	}
-	adjacency := probe.Lookup{Links: links, Skip: w.ours, Uplink: n.Uplink.Name, Targets: w.peers()}
-	if n.Routes, err = probe.RoutesTo(ctx, adjacency); err != nil {
+	targets := w.peers()
+	if n.Routes, err = probe.RoutesTo(ctx, w.adjacency(links, n.Uplink, targets)); err != nil {
 		return facts.Node{}, fmt.Errorf("read routes to peers: %w", err)
+	}
+	w.asked = make(map[netip.Addr]struct{}, len(targets))
+	for _, a := range targets {
+		w.asked[a] = struct{}{}
 	}
 	n.HostID, n.Forwards = w.hostID, forwards
 	n.Startup, n.StartupPending = w.printed()
 	w.tell(n)
+	w.carry(n)
 	w.node = &n
 	return n, nil
+}
+
+// carry notes which links objects of ours may depend on.
+func (w *world) carry(n facts.Node) {
+	names := []string{n.Uplink.Name}
+	for _, r := range n.Routes {
+		if !slices.Contains(names, r.Link) {
+			names = append(names, r.Link)
+		}
+	}
+	w.carriers.Store(&names)
+}
+
+// carries says whether a change of that link may have cost objects of ours. Our
+// own devices are told by their names: the alias is gone with the device.
+func (w *world) carries(link string) bool {
+	names := w.carriers.Load()
+	return names == nil || slices.Contains(*names, link) || len(backend.Related([]facts.Link{{Name: link}})) > 0
 }
 
 // uplink keeps the uplink there was, selects one, or holds on to the last.

@@ -3,6 +3,7 @@ package backend
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -10,6 +11,19 @@ import (
 
 // maxName is IFNAMSIZ without its terminating zero (netdevice(7)).
 const maxName = 15
+
+// Related keeps the links that can matter to LinkName: every name that it
+// allots or is asked for starts as flannel's do. A backend may look at no other
+// link of facts.Node.Links in Peer.
+func Related(links []facts.Link) []facts.Link {
+	var out []facts.Link
+	for _, l := range links {
+		if strings.HasPrefix(l.Name, "flannel") {
+			out = append(out, l)
+		}
+	}
+	return out
+}
 
 // LinkName allots the name of a device. want is the name that flannel would
 // use; it is ours unless it is too long, or a device of another instance or

@@ -51,6 +51,7 @@ type Config struct {
 type Engine struct {
 	cfg   Config
 	bell  chan struct{}
+	why   atomic.Uint32 // what rang: a set of wake
 	plans chan chan<- planAnswer
 
 	// network and backend are fixed by the first valid config: changing them
@@ -61,18 +62,24 @@ type Engine struct {
 	drivers  []reconcile.Driver
 	warnings []string
 
+	table  *table // what is wanted for peers
+	mirror mirror // what is known of the kernel
+	pace   pace   // when the next pass may be, and must
+
 	conditions []string // from cfg.Conditions, found at lookedAt
 	lookedAt   time.Time
 	uplink     []string // what is wrong with the facts of this host
 
-	failing map[state.Key]string // failures already logged
-	refused map[string]string    // keys of the store already told of
-	streak  int                  // passes in a row with failures
-	idle    int                  // passes in a row that a bell rang for nothing
-	had     bool                 // a lease was held since the start
-	base    report.Status
-	status  atomic.Pointer[report.Status]
-	beat    atomic.Int64 // unix nanoseconds of the last sign of life
+	failing  map[state.Key]reconcile.Result // already logged, to be retried
+	unread   map[state.Kind]string          // kinds that could not be read
+	scoped   map[state.Kind]bool            // kinds whose driver knows scopes
+	refused  map[string]string              // keys of the store already told of
+	rejected []report.Rejected
+	had      bool // a lease was held since the start
+	staged   bool // the host's own objects were made once, before any peer's
+	base     report.Status
+	status   atomic.Pointer[report.Status] // without peers
+	beat     atomic.Int64                  // unix nanoseconds of the last sign of life
 }
 
 type planAnswer struct {
@@ -83,8 +90,8 @@ type planAnswer struct {
 // New makes an engine; Run starts it.
 func New(cfg Config) *Engine {
 	e := &Engine{
-		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan chan<- planAnswer),
-		failing: map[state.Key]string{}, refused: map[string]string{}, base: cfg.Base,
+		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan chan<- planAnswer), table: newTable(),
+		failing: map[state.Key]reconcile.Result{}, refused: map[string]string{}, base: cfg.Base,
 	}
 	e.base.Pass.Changes = map[string]int64{}
 	first := e.base // World is not asked before Run
@@ -95,27 +102,60 @@ func New(cfg Config) *Engine {
 	return e
 }
 
-// Ring asks for a pass soon. Rings merge; the bell carries no data.
-func (e *Engine) Ring() {
+// wake is a set of reasons for a pass.
+type wake uint32
+
+const (
+	// wakePicture: there is another picture of the store. What else there is
+	// has not changed.
+	wakePicture wake = 1 << iota
+	// wakeFacts: facts of this host, the holding, or what drivers without a
+	// scope look after may have changed.
+	wakeFacts
+	// wakeDoubt: the kernel may not be as the last pass left it.
+	wakeDoubt
+)
+
+// Ring asks for a pass soon: facts, the holding, or something that no
+// notification tells of may have changed. Rings merge; the bell carries no
+// data.
+func (e *Engine) Ring() { e.ring(wakeFacts) }
+
+// NewPicture asks for a pass soon, because of a new picture of the store alone.
+func (e *Engine) NewPicture() { e.ring(wakePicture) }
+
+// Doubt asks for a pass soon that believes nothing of what it knew of the
+// kernel.
+func (e *Engine) Doubt() { e.ring(wakeDoubt) }
+
+func (e *Engine) ring(why wake) {
+	e.why.Or(uint32(why))
 	select {
 	case e.bell <- struct{}{}:
 	default:
 	}
 }
 
+// Wants says whether there is to be a route of ours to p. It is safe for
+// concurrent use.
+func (e *Engine) Wants(p netip.Prefix) bool { return e.table.wants(state.Route{Dst: p}.Key()) }
+
+// Summary is the report of the last pass, without the list of peers: it costs
+// the same in a fabric of any size.
+func (e *Engine) Summary() report.Status { return *e.status.Load() }
+
+// Peers lists the peers, made when asked for.
+func (e *Engine) Peers() []report.Peer { return e.table.report() }
+
 // Status is the report of the last pass.
-func (e *Engine) Status() report.Status { return *e.status.Load() }
+func (e *Engine) Status() report.Status {
+	s := e.Summary()
+	s.Peers = e.Peers()
+	return s
+}
 
 // Beat is when the loop last showed life, for /healthz.
 func (e *Engine) Beat() time.Time { return time.Unix(0, e.beat.Load()) }
-
-// spacing merges what arrives together. It grows while passes fail, which wake
-// themselves by their own notifications, and while bells ring for nothing, as
-// they do on a host whose other routes keep changing.
-const (
-	spacing    = 5 * time.Millisecond
-	maxBackoff = 30 * time.Second
-)
 
 // heartbeat is how often an idle loop shows life; a pass shows none before it
 // ends.
@@ -148,31 +188,21 @@ func (e *Engine) loop(ctx context.Context) error {
 			answer <- planAnswer{changes, err}
 			continue
 		case <-e.bell:
-			e.idle++
 		case <-timer.C:
-			e.idle = 0
 		}
-		if err := e.pass(ctx); err != nil {
-			return err
+		rest := spacing
+		if why := e.pace.take(&e.why, time.Now()); why != 0 {
+			start := time.Now()
+			if err := e.pass(ctx, why); err != nil {
+				return err
+			}
+			rest = e.pace.passed(why, start, time.Now(), e.cfg.Resync)
 		}
-		timer.Reset(e.next())
-		if !pause(ctx, e.space()) {
+		timer.Reset(time.Until(e.pace.next()))
+		if !pause(ctx, rest) {
 			return nil
 		}
 	}
-}
-
-func (e *Engine) next() time.Duration {
-	if e.streak == 0 {
-		return e.cfg.Resync
-	}
-	return min(time.Second<<min(e.streak-1, 5), maxBackoff, max(e.cfg.Resync, time.Second))
-}
-
-// space is the least time between two passes: a single bell is answered at
-// once, the hundredth for nothing within a third of a second.
-func (e *Engine) space() time.Duration {
-	return min(spacing<<min(max(e.streak, e.idle-1), 6), time.Second)
 }
 
 func isDone(ctx context.Context) bool { return ctx.Err() != nil }
@@ -204,51 +234,10 @@ func (e *Engine) Plan(ctx context.Context) ([]report.Change, error) {
 	}
 }
 
-// pass looks at everything and makes it true. The error is fatal.
-func (e *Engine) pass(ctx context.Context) error {
-	start := time.Now()
-	in, reason, err := e.look(ctx)
-	if err != nil {
-		return err
-	}
-	if reason != "" {
-		e.withdraw(ctx, in)
-		e.unready(reason)
-		return nil
-	}
-	want, err := Desire(in)
-	if err != nil {
-		e.withdraw(ctx, in)
-		e.unready(err.Error())
-		return nil
-	}
-	e.had = true
-	out := reconcile.Execute(ctx, e.drivers, &want.Set, trusted(in.Snapshot))
-	if isDone(ctx) {
-		return nil // what was cut short is no failure
-	}
-	reasons := ownFailures(want, out)
-	if len(reasons) == 0 || want.File.Absent {
-		files := e.write(ctx, want.File)
-		reasons = append(reasons, describe(files.Failed())...)
-		out.Results = append(out.Results, files.Results...)
-	}
-	e.note(out)
-	e.noteRefused(want)
-	if changedSwitch(out) {
-		e.Ring() // switches announce no change, and another may wait for this one
-	}
-	if start.Sub(e.lookedAt) > conditionsEvery {
-		e.lookedAt, e.conditions = start, e.cfg.Conditions(ctx, &want.Set)
-	}
-	e.publish(passed{in, want, out, reasons, start})
-	return nil
-}
-
 // Preview is a pass that changes nothing. It must not be called while Run runs:
 // that is what Plan is for.
 func (e *Engine) Preview(ctx context.Context) ([]report.Change, error) {
-	in, reason, err := e.look(ctx)
+	in, reason, err := e.look(ctx, true)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +270,9 @@ func trusted(s lease.Snapshot) bool {
 
 // look gathers the inputs of a pass. reason says what is still missing; what is
 // known by then is in the inputs.
-func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error) {
+//
+// Without again, facts that nobody said have changed are those of the last pass.
+func (e *Engine) look(ctx context.Context, again bool) (in Inputs, reason string, err error) {
 	snap, ok := e.cfg.World.Snapshot()
 	if !ok {
 		return in, "waiting for the store", nil
@@ -291,7 +282,7 @@ func (e *Engine) look(ctx context.Context) (in Inputs, reason string, err error)
 	if reason := e.configure(snap.Config); reason != "" {
 		return in, reason, nil
 	}
-	node, err := e.cfg.World.Node(ctx, e.network.Families())
+	node, err := e.cfg.World.Node(ctx, e.network.Families(), again)
 	switch {
 	case err == nil:
 	case e.base.Pass.Passes == 0:
@@ -351,7 +342,12 @@ func (e *Engine) configure(raw []byte) (reason string) {
 	for _, f := range network.Families() {
 		networks = append(networks, network.Pools.At(f).Network)
 	}
-	e.drivers = e.cfg.NewDrivers(networks)
+	e.drivers, e.scoped = e.cfg.NewDrivers(networks), map[state.Kind]bool{}
+	for _, d := range e.drivers {
+		if _, ok := d.(reconcile.Scoped); ok {
+			e.scoped[d.Kind()] = true
+		}
+	}
 	for _, w := range append(network.Warnings, warnings...) {
 		e.warn("network config: " + w)
 	}

@@ -20,18 +20,20 @@ import (
 const fewLines = 8
 
 // ownFailures says why this host is not ready, if it is not.
-func ownFailures(want Desired, out reconcile.Outcome) []string {
+func (e *Engine) ownFailures(p passed) []string {
 	var reasons []string
-	for _, err := range out.Unread {
+	for _, err := range p.out.Unread {
 		reasons = append(reasons, err.Error())
 	}
 	slices.Sort(reasons)
-	for _, r := range out.Failed() {
-		if want.Own[r.Object.Key()] {
-			reasons = append(reasons, fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
+	var failed []string
+	for k, r := range e.failing {
+		if p.host.keys[k] {
+			failed = append(failed, fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
 		}
 	}
-	return reasons
+	slices.Sort(failed)
+	return append(reasons, failed...)
 }
 
 func describe(failed []reconcile.Result) []string {
@@ -42,35 +44,37 @@ func describe(failed []reconcile.Result) []string {
 	return out
 }
 
-// note logs, records and counts what a pass did.
-func (e *Engine) note(out reconcile.Outcome) {
+// noteChanges logs, records and counts what a pass did.
+func (e *Engine) noteChanges(out reconcile.Outcome) {
 	type group struct {
 		op   reconcile.Op
 		kind state.Kind
 	}
-	done := map[group][]reconcile.Result{}
+	done := map[group][]reconcile.Result{} // the first few
+	count := map[group]int{}
 	var order []group
 	for _, r := range out.Results {
 		if r.Err != nil {
 			continue
 		}
 		g := group{r.Op, r.Object.Key().Kind}
-		if done[g] == nil {
+		if count[g] == 0 {
 			order = append(order, g)
 		}
-		done[g] = append(done[g], r)
-		e.base.Pass.Changes[string(g.kind)+" "+string(g.op)]++
+		if count[g]++; count[g] <= fewLines {
+			done[g] = append(done[g], r)
+		}
 	}
 	for _, g := range order {
-		e.noteGroup(g.op, g.kind, done[g])
+		e.base.Pass.Changes[string(g.kind)+" "+string(g.op)] += int64(count[g])
+		e.noteGroup(g.op, g.kind, done[g], count[g])
 	}
-	e.noteFailures(out)
 }
 
-func (e *Engine) noteGroup(op reconcile.Op, kind state.Kind, rs []reconcile.Result) {
-	if len(rs) > fewLines {
-		e.cfg.Log.Info("changed many", "op", op, "kind", kind, "count", len(rs), "first", rs[0].Object.String())
-		e.cfg.Event("change", fmt.Sprintf("%s %d × %s", op, len(rs), kind))
+func (e *Engine) noteGroup(op reconcile.Op, kind state.Kind, rs []reconcile.Result, count int) {
+	if count > len(rs) {
+		e.cfg.Log.Info("changed many", "op", op, "kind", kind, "count", count, "first", rs[0].Object.String())
+		e.cfg.Event("change", fmt.Sprintf("%s %d × %s", op, count, kind))
 		return
 	}
 	for _, r := range rs {
@@ -83,15 +87,23 @@ func (e *Engine) noteGroup(op reconcile.Op, kind state.Kind, rs []reconcile.Resu
 	}
 }
 
-// noteFailures logs a failure when it appears or changes, not each time it is
-// met again.
-func (e *Engine) noteFailures(out reconcile.Outcome) {
-	now := map[state.Key]string{}
-	fresh := 0
-	for _, r := range out.Failed() {
-		k, text := r.Object.Key(), r.Err.Error()
-		now[k] = text
-		if e.failing[k] == text {
+// noteFailures keeps what failed, and logs a failure when it appears or changes,
+// not each time it is met again.
+func (e *Engine) noteFailures(p *passed) {
+	now := map[state.Key]reconcile.Result{}
+	if !p.whole && len(e.failing) > 0 {
+		tried := p.keys()
+		for k, r := range e.failing {
+			if !tried[k] {
+				now[k] = r
+			}
+		}
+	}
+	fresh, failed := 0, p.out.Failed()
+	for _, r := range failed {
+		k := r.Object.Key()
+		now[k] = r
+		if old, ok := e.failing[k]; ok && old.Err.Error() == r.Err.Error() {
 			continue
 		}
 		if fresh++; fresh <= fewLines {
@@ -99,35 +111,59 @@ func (e *Engine) noteFailures(out reconcile.Outcome) {
 		}
 		e.cfg.Event("failure", fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
 	}
-	for kind, err := range out.Unread {
-		k := state.Key{Kind: kind}
-		now[k] = err.Error()
-		if e.failing[k] != now[k] {
+	if fresh > fewLines {
+		e.cfg.Log.Error("more changes failed", "count", fresh-fewLines)
+	}
+	e.noteUnread(p.out.Unread)
+	e.failing = now
+	e.table.fail(now)
+	switch {
+	case len(failed)+len(p.out.Unread) > 0:
+		e.pace.streak++
+	case len(now) > 0: // others, not tried now
+	default:
+		e.pace.streak = 0
+	}
+	if len(failed)+len(p.out.Unread) == 0 && len(p.out.Results) > 0 {
+		e.pace.idle = 0
+	}
+}
+
+func (e *Engine) noteUnread(unread map[state.Kind]error) {
+	now := map[state.Kind]string{}
+	for kind, err := range unread {
+		now[kind] = err.Error()
+		if e.unread[kind] != now[kind] {
 			e.cfg.Log.Error("state not readable, will retry", "kind", kind, "err", err)
 			e.cfg.Event("failure", err.Error())
 		}
 	}
-	if fresh > fewLines {
-		e.cfg.Log.Error("more changes failed", "count", fresh-fewLines)
-	}
-	e.failing = now
-	switch {
-	case len(now) > 0:
-		e.streak++
-	case len(out.Results) > 0:
-		e.streak, e.idle = 0, 0
-	default:
-		e.streak = 0
-	}
+	e.unread = now
 }
 
-// passed is a pass that ran.
-type passed struct {
-	in      Inputs
-	want    Desired
-	out     reconcile.Outcome
-	reasons []string // why this host is not ready
-	start   time.Time
+// noteDrift counts what a reading of all found otherwise than the mirror had
+// it. Of kinds without a scope nothing is believed in the first place.
+func (e *Engine) noteDrift(p passed) {
+	if !p.proof {
+		return
+	}
+	expected := p.keys() // of what was to be looked at anyway
+	drift := 0
+	var first string
+	for _, r := range p.out.Results {
+		if e.scoped[r.Object.Key().Kind] && !expected[r.Object.Key()] {
+			if drift++; drift == 1 {
+				first = string(r.Op) + " " + r.Object.String()
+			}
+		}
+	}
+	if drift == 0 {
+		return
+	}
+	if e.base.Pass.Drift == 0 {
+		e.cfg.Log.Warn("the kernel was not as it was left, and had not told", "changes", drift, "first", first)
+	}
+	e.base.Pass.Drift += int64(drift)
 }
 
 func changedSwitch(out reconcile.Outcome) bool {
@@ -138,16 +174,15 @@ func changedSwitch(out reconcile.Outcome) bool {
 
 // noteRefused tells of entries of the store that are ignored, when they appear
 // or their reason changes.
-func (e *Engine) noteRefused(want Desired) {
+func (e *Engine) noteRefused() {
 	now := map[string]string{}
-	for _, r := range want.Rejected {
+	rejected := e.table.rejected()
+	e.rejected = make([]report.Rejected, 0, len(rejected))
+	for _, r := range rejected {
 		now[r.Key] = r.Reason
+		e.rejected = append(e.rejected, report.Rejected{Key: r.Key, Reason: r.Reason})
 	}
-	for _, p := range want.Peers {
-		if p.Err != nil {
-			now[p.Lease.Key] = p.Err.Error()
-		}
-	}
+	maps.Copy(now, e.table.errs)
 	fresh := 0
 	for _, key := range slices.Sorted(maps.Keys(now)) {
 		if e.refused[key] == now[key] {
@@ -164,7 +199,7 @@ func (e *Engine) noteRefused(want Desired) {
 	e.refused = now
 }
 
-// publish makes the report of a pass that ran.
+// publish makes the report of a pass that ran, all but the list of peers.
 func (e *Engine) publish(p passed) {
 	if p.in.Own.State != lease.Owned {
 		p.reasons = append([]string{p.in.Own.Reason}, p.reasons...)
@@ -172,27 +207,22 @@ func (e *Engine) publish(p passed) {
 	e.base.Pass.Passes++
 	e.uplink = p.in.Node.Warnings
 	s := e.base
-	s.Network = networkReport(p.in, p.want)
+	s.Network = networkReport(p.in, p.host)
 	s.Uplink = uplinkReport(p.in.Node)
 	s.Pass.At, s.Pass.Duration = p.start, time.Since(p.start)
-	failed := map[state.Key]string{}
-	for _, r := range p.out.Failed() {
-		failed[r.Object.Key()] = r.Err.Error()
+	for _, r := range e.failing {
 		s.Pass.Failures = append(s.Pass.Failures, report.Failure{Object: r.Object.String(), Error: r.Err.Error()})
 	}
-	for _, peer := range p.want.Peers {
-		s.Peers = append(s.Peers, peerReport(peer, failed))
-	}
-	for _, r := range p.want.Rejected {
-		s.Rejected = append(s.Rejected, report.Rejected{Key: r.Key, Reason: r.Reason})
-	}
+	slices.SortFunc(s.Pass.Failures, func(a, b report.Failure) int { return strings.Compare(a.Object, b.Object) })
+	s.PeerCount = e.table.count()
+	s.Rejected = e.rejected
 	s.Ready, s.NotReady = len(p.reasons) == 0, p.reasons
 	e.store(s)
 }
 
-func networkReport(in Inputs, want Desired) report.Network {
+func networkReport(in Inputs, h host) report.Network {
 	n := report.Network{
-		Backend: in.Network.Backend.Type, Firewall: string(in.Policy.traffic(in.Network).Mode), MTU: want.Set.MTU,
+		Backend: in.Network.Backend.Type, Firewall: string(in.Policy.traffic(in.Network).Mode), MTU: h.set.MTU,
 	}
 	for _, f := range in.Network.Families() {
 		n.Networks = append(n.Networks, in.Network.Pools.At(f).Network.String())
@@ -210,20 +240,49 @@ func uplinkReport(n facts.Node) report.Uplink {
 	return u
 }
 
-func peerReport(p Peer, failed map[state.Key]string) report.Peer {
-	out := report.Peer{
-		Key: p.Lease.Key, Backend: p.Lease.Offer.Backend, Owner: p.Lease.Owner, State: "programmed",
-		Subnets: prefixes(p.Lease), Public: publics(p.Lease),
-	}
-	if p.Err != nil {
-		out.State, out.Error = "failing", p.Err.Error()
-	}
-	for _, k := range p.Keys {
-		if text, bad := failed[k]; bad {
-			out.State, out.Error = "failing", text
+// report lists the peers. It is safe for concurrent use.
+func (t *table) report() []report.Peer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make([]report.Peer, 0, len(t.entries))
+	t.each(func(e *entry, l lease.Lease) {
+		p := report.Peer{
+			Key: l.Key, Backend: l.Offer.Backend, Owner: l.Owner, State: "programmed",
+			Subnets: prefixes(l), Public: publics(l),
+		}
+		text, failing := t.failed[l.Key]
+		if !failing && e.err != nil {
+			text, failing = e.err.Error(), true
+		}
+		if failing {
+			p.State, p.Error = "failing", text
+		}
+		out = append(out, p)
+	})
+	return out
+}
+
+// count is what report would list.
+func (t *table) count() report.PeerCount {
+	failing := len(t.errs)
+	for key := range t.failed {
+		if _, both := t.errs[key]; !both {
+			failing++
 		}
 	}
-	return out
+	return report.PeerCount{Programmed: len(t.entries) - failing, Failing: failing}
+}
+
+// fail notes which peers' objects failed.
+func (t *table) fail(failing map[state.Key]reconcile.Result) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed = map[string]string{}
+	for k, r := range failing {
+		if e := t.entry(k); e != nil {
+			t.failed[e.key] = r.Err.Error()
+		}
+	}
 }
 
 // unready is the report of a pass that could not run: what was known of the
@@ -251,7 +310,7 @@ func (e *Engine) store(s report.Status) {
 		e.cfg.Ready(s.Ready)
 	}
 	if s.Ready {
-		e.cfg.Log.Info("ready", "subnets", s.Lease.Subnets, "peers", len(s.Peers))
+		e.cfg.Log.Info("ready", "subnets", s.Lease.Subnets, "peers", s.PeerCount.Programmed+s.PeerCount.Failing)
 		e.cfg.Event("ready", "ready")
 		return
 	}

@@ -28,7 +28,8 @@ func (e *Engine) withdraw(ctx context.Context, in Inputs) {
 	}
 	files := e.write(ctx, state.File{Path: e.cfg.Policy.SubnetFile, Absent: true})
 	out.Results = append(out.Results, files.Results...)
-	e.note(out)
+	e.noteFailures(&passed{whole: true, out: out})
+	e.noteChanges(out)
 }
 
 // write makes subnet.env what f says.

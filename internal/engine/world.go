@@ -13,8 +13,10 @@ import (
 type World interface {
 	// Snapshot is the latest picture of the store; false before the first.
 	Snapshot() (lease.Snapshot, bool)
-	// Node reads the facts of this host for the enabled families.
-	Node(ctx context.Context, families []addr.Family) (facts.Node, error)
+	// Node gives the facts of this host for the enabled families. Unless they
+	// are to be read again, they may be those of the last call, with what a new
+	// picture asks for besides.
+	Node(ctx context.Context, families []addr.Family, again bool) (facts.Node, error)
 	// Ask tells the keeper what to hold a lease for. Idempotent.
 	Ask(a lease.Ask)
 	// Own is the holding that the keeper has now.

@@ -26,7 +26,7 @@ type Collector struct {
 
 type descs struct {
 	build, ready, leaseExpires, peers, rejected, revision, synced, age,
-	passes, duration, changes, failing,
+	passes, duration, changes, failing, drift,
 	tunnelPackets, tunnelBytes, tunnelDropped *prometheus.Desc
 }
 
@@ -47,7 +47,8 @@ func New(status func() report.Status, now func() time.Time) *Collector {
 		passes:       desc("pass_total", "Passes of comparing and repairing since the start."),
 		duration:     desc("pass_duration_seconds", "Length of the last pass."),
 		changes:      desc("changes_total", "Objects changed on this host since the start.", "kind", "op"),
-		failing:      desc("failing_objects", "Objects that the last pass could not make true."),
+		failing:      desc("failing_objects", "Objects that could not be made true."),
+		drift:        desc("drift_total", "Objects that a reading of all found otherwise than they were left, without a notification before."),
 
 		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder carried, sent or received; backend udp only.", "direction"),
 		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of those packets, without the tunnel's own headers.", "direction"),
@@ -67,7 +68,7 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	d := c.desc
 	for _, x := range []*prometheus.Desc{
 		d.build, d.ready, d.leaseExpires, d.peers, d.rejected, d.revision, d.synced, d.age,
-		d.passes, d.duration, d.changes, d.failing, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped,
+		d.passes, d.duration, d.changes, d.failing, d.drift, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped,
 	} {
 		out <- x
 	}
@@ -87,9 +88,10 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	if !s.Lease.Expires.IsZero() {
 		gauge(d.leaseExpires, s.Lease.Expires.Sub(c.now()).Seconds())
 	}
-	for state, n := range peers(s) {
-		gauge(d.peers, float64(n), state)
-	}
+	// Both states are always there: an alert on a series that only appears with
+	// the trouble would miss the first rise.
+	gauge(d.peers, float64(s.PeerCount.Programmed), "programmed")
+	gauge(d.peers, float64(s.PeerCount.Failing), "failing")
 	gauge(d.rejected, float64(len(s.Rejected)))
 	gauge(d.revision, float64(s.Store.Revision))
 	gauge(d.synced, truth(s.Store.Synced))
@@ -101,6 +103,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		counter(d.changes, n, kind, op)
 	}
 	gauge(d.failing, float64(len(s.Pass.Failures)))
+	counter(d.drift, s.Pass.Drift)
 	if t := s.Tunnel; t != nil && t.Error == "" {
 		counter(d.tunnelPackets, int64(t.SentPackets), "sent")
 		counter(d.tunnelPackets, int64(t.ReceivedPackets), "received")
@@ -110,16 +113,6 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 			counter(d.tunnelDropped, int64(n), reason)
 		}
 	}
-}
-
-// peers counts by state, with both usual states always there: an alert on a
-// series that only appears with the trouble would miss the first rise.
-func peers(s report.Status) map[string]int {
-	n := map[string]int{"programmed": 0, "failing": 0}
-	for _, p := range s.Peers {
-		n[p.State]++
-	}
-	return n
 }
 
 func truth(b bool) float64 {

@@ -34,12 +34,12 @@ func busy() report.Status {
 		Lease:   report.Lease{Expires: now().Add(90 * time.Minute)},
 		Store:   report.Store{Revision: 42, Synced: true, Age: 1500 * time.Millisecond},
 		Pass: report.Pass{
-			Passes: 9, Duration: 12 * time.Millisecond,
+			Passes: 9, Drift: 6, Duration: 12 * time.Millisecond,
 			Changes:  map[string]int64{"route add": 3, "link update": 1},
 			Failures: []report.Failure{{Object: "route x", Error: "y"}},
 		},
-		Peers:    []report.Peer{{State: "programmed"}, {State: "programmed"}, {State: "failing"}},
-		Rejected: []report.Rejected{{Key: "k"}, {Key: "l"}},
+		PeerCount: report.PeerCount{Programmed: 2, Failing: 1},
+		Rejected:  []report.Rejected{{Key: "k"}, {Key: "l"}},
 		Tunnel: &report.Tunnel{
 			SentPackets: 5, SentBytes: 500, ReceivedPackets: 4, ReceivedBytes: 400,
 			Dropped: map[string]uint64{"stranger": 2},
@@ -64,6 +64,7 @@ func TestSamples(t *testing.T) {
 	want := `flannel_build_info{version="v1.2.3"} 1
 flannel_changes_total{kind="link",op="update"} 1
 flannel_changes_total{kind="route",op="add"} 3
+flannel_drift_total 6
 flannel_failing_objects 1
 flannel_lease_expires_seconds 5400
 flannel_pass_duration_seconds 0.012

@@ -47,7 +47,7 @@ type Conn struct {
 
 // Dial opens a connection in the network namespace of the calling thread.
 func Dial() (*Conn, error) {
-	sock, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	sock, err := dialOwn()
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}

@@ -23,17 +23,26 @@ const (
 	SubjectLink Subject = iota + 1
 	SubjectAddress
 	SubjectRoute
+	SubjectNexthop
 )
 
 // Event is a notification: something of Subject changed.
 type Event struct {
-	Subject Subject
-	Gone    bool  // removed
-	Route   Route // if Subject is SubjectRoute; always of the main table
+	Subject  Subject
+	Gone     bool   // removed
+	Link     int    // index, of a link or an address
+	Name     string // of a link
+	Route    Route  // if Subject is SubjectRoute; always of the main table
+	Protocol uint8  // of a nexthop object
 }
 
-// Subscription receives notifications of links, addresses and main-table
-// routes of both families.
+// Subscription receives notifications of links, addresses, nexthop objects and
+// main-table routes of both families, but for those of changes that a Conn of
+// this process made: of those, the kernel queues none.
+//
+// There are none of neighbours and forwarding entries: those that a host learns
+// by itself come and go all the time. Nor does the kernel tell of the routes
+// that it drops with a link that goes down, or with a nexthop object.
 type Subscription struct {
 	sock *netlink.Conn
 	raw  syscall.RawConn
@@ -46,10 +55,17 @@ func Subscribe() (*Subscription, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
+	if err := ignoreOwn(sock); err != nil {
+		return nil, errors.Join(err, sock.Close())
+	}
 	for _, g := range []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_NEXTHOP,
 	} {
+		if g == unix.RTNLGRP_NEXTHOP {
+			_ = sock.JoinGroup(g) // not before Linux 5.3, which has no objects to tell of
+			continue
+		}
 		if err := sock.JoinGroup(g); err != nil {
 			return nil, errors.Join(fmt.Errorf("join netlink group %d: %w", g, err), sock.Close())
 		}
@@ -89,14 +105,24 @@ func (s *Subscription) Receive(ctx context.Context, visit func(Event)) error {
 // decodeEvent drops what concerns nobody: bridge port states, other tables,
 // cached routes. What it cannot read it reports, so that somebody looks.
 func decodeEvent(h header, b []byte) (Event, bool) {
+	gone := false
+	switch h.typ {
+	case unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_DELROUTE, unix.RTM_DELNEXTHOP:
+		gone = true
+	}
 	switch h.typ {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		return Event{Subject: SubjectLink, Gone: h.typ == unix.RTM_DELLINK}, len(b) == 0 || b[0] != unix.AF_BRIDGE
+		l, _ := decodeLink(b)
+		return Event{Subject: SubjectLink, Gone: gone, Link: l.Index, Name: l.Name}, len(b) == 0 || b[0] != unix.AF_BRIDGE
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		return Event{Subject: SubjectAddress, Gone: h.typ == unix.RTM_DELADDR}, true
+		a, _ := decodeAddress(b)
+		return Event{Subject: SubjectAddress, Gone: gone, Link: a.Link}, true
+	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		n, _ := decodeNexthop(b)
+		return Event{Subject: SubjectNexthop, Gone: gone, Protocol: n.Protocol}, true
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		d, err := decodeRoute(b)
-		return Event{Subject: SubjectRoute, Gone: h.typ == unix.RTM_DELROUTE, Route: d.Route},
+		return Event{Subject: SubjectRoute, Gone: gone, Route: d.Route},
 			err != nil || d.table == unix.RT_TABLE_MAIN && !d.cloned
 	default:
 		return Event{}, false

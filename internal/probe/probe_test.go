@@ -3,11 +3,14 @@ package probe_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -259,12 +262,19 @@ func TestRoutesToMany(t *testing.T) {
 	}
 }
 
-// watch runs Watch on the test host and returns how often it woke.
-func watch(t *testing.T, wake func()) {
+// watch runs Watch on the test host. Routes of ours are wanted as the test host
+// has them, and stand on eth0 and fvx.
+func watch(t *testing.T, tell func(doubt bool)) {
 	t.Helper()
+	ours := []string{"203.0.113.64/26", "10.200.0.0/24"}
+	w := probe.Watcher{
+		Tell:    tell,
+		Wants:   func(p netip.Prefix) bool { return slices.Contains(ours, p.String()) },
+		Carries: func(link string) bool { return link == "eth0" || link == "fvx" },
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	drivertest.Go(t, func() { done <- probe.Watch(ctx, wake) })
+	drivertest.Go(t, func() { done <- probe.Watch(ctx, w) })
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -284,25 +294,51 @@ func until(t *testing.T, what string, ok func() bool) {
 
 func TestWatch(t *testing.T) {
 	drivertest.Namespace(t)
-	var wakes atomic.Int64
-	watch(t, func() { wakes.Add(1) })
+	var wakes, doubts atomic.Int64
+	watch(t, func(doubt bool) {
+		if doubt {
+			doubts.Add(1)
+		}
+		wakes.Add(1)
+	})
 	until(t, "first wake", func() bool { return wakes.Load() > 0 })
-	for _, command := range []string{
-		"ip link set foreign1 mtu 1300",
-		"ip addr add 192.0.2.50/32 dev foreign0",
-		"ip -6 addr add 2001:db8:7::50/128 dev foreign0 nodad",
-		"ip route add 203.0.113.250/32 dev foreign0",
-		"ip route del 203.0.113.64/26 proto 70",
-		"ip route add default via 198.51.100.254 dev eth0",
-		"ip -6 route add default via 2001:db8::fe dev eth0",
-		"ip route add 198.51.100.128/25 via 192.0.2.9 dev foreign0",
-		"ip addr add 10.77.0.1/16 dev foreign0",
-		"ip route add 10.77.8.0/24 via 192.0.2.9 dev foreign0",
-		"ip route replace 10.200.0.0/24 via 198.51.100.7 dev eth0 proto static",
+	if doubts.Load() != 1 {
+		t.Error("no doubt about what happened before")
+	}
+	for _, c := range []struct {
+		command string
+		doubt   bool
+	}{
+		{"ip link set foreign1 mtu 1300", false},
+		{"ip addr add 192.0.2.50/32 dev foreign0", false},
+		{"ip addr del 192.0.2.50/32 dev foreign0", false},
+		{"ip -6 addr add 2001:db8:7::50/128 dev foreign0 nodad", false},
+		{"ip addr add 198.51.100.77/24 dev eth0", false},
+		{"ip addr del 198.51.100.77/24 dev eth0", true},
+		{"ip route add 203.0.113.250/32 dev foreign0", false},
+		{"ip route del 203.0.113.64/26 proto 70", true},
+		{"ip route add default via 198.51.100.254 dev eth0", false},
+		{"ip -6 route add default via 2001:db8::fe dev eth0", false},
+		{"ip route add 198.51.100.128/25 via 192.0.2.9 dev foreign0", false},
+		{"ip addr add 10.77.0.1/16 dev foreign0", false},
+		{"ip route add 10.77.8.0/24 via 192.0.2.9 dev foreign0", false},
+		{"ip route replace 10.200.0.0/24 via 198.51.100.7 dev eth0 proto static", true},
+		{"ip nexthop add id 1073741830 via 198.51.100.9 dev eth0 proto 70", true},
+		{"ip nexthop del id 1073741830", true},
+		{"ip link set fvx mtu 1300", true},
+		{"ip link set fvx down", true},
+		{"ip link set fvx name other", true},
+		{"ip link set eth0 mtu 1300", true},
+		{"ip link del eth0", true},
 	} {
-		before := wakes.Load()
-		drivertest.Run(t, command)
-		until(t, command, func() bool { return wakes.Load() > before })
+		before, doubtful := wakes.Load(), doubts.Load()
+		drivertest.Run(t, c.command)
+		until(t, c.command, func() bool { return wakes.Load() > before })
+		if c.doubt {
+			until(t, c.command+" leaves doubt", func() bool { return doubts.Load() > doubtful })
+		} else if doubts.Load() > doubtful {
+			t.Errorf("%s: leaves doubt", c.command)
+		}
 	}
 }
 
@@ -311,8 +347,18 @@ func TestWatch(t *testing.T) {
 func TestWatchIsQuiet(t *testing.T) {
 	drivertest.Namespace(t)
 	var wakes atomic.Int64
-	watch(t, func() { wakes.Add(1) })
+	watch(t, func(bool) { wakes.Add(1) })
 	until(t, "first wake", func() bool { return wakes.Load() > 0 })
+	c, err := nl.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	// What this process does is no news to it, even where it wants a route.
+	own := nl.Route{Dst: netip.MustParsePrefix("203.0.113.64/26"), Type: nl.Blackhole, Protocol: state.Protocol}
+	if err := errors.Join(c.Do(t.Context(), []nl.Request{nl.DelRoute(own), nl.AddRoute(own)})...); err != nil {
+		t.Fatal(err)
+	}
 	for i, command := range []string{
 		"ip route add 203.0.113.251/32 dev foreign0 proto 70",
 		"ip route add 203.0.113.252/32 dev foreign0 table 77",
@@ -339,7 +385,7 @@ func TestOverrun(t *testing.T) {
 	drivertest.Namespace(t)
 	var wakes atomic.Int64
 	hold := make(chan struct{})
-	watch(t, func() {
+	watch(t, func(bool) {
 		if wakes.Add(1) == 2 {
 			<-hold
 		}
@@ -347,19 +393,15 @@ func TestOverrun(t *testing.T) {
 	until(t, "first wake", func() bool { return wakes.Load() == 1 })
 	drivertest.Run(t, "ip link set foreign1 mtu 1300")
 	until(t, "second wake", func() bool { return wakes.Load() == 2 })
-	c, err := nl.Dial()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	var flood []nl.Request
+	var flood strings.Builder
 	for i := range 5000 {
-		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, uint8(i >> 8), uint8(i)}), 32)
-		flood = append(flood, nl.AddRoute(nl.Route{Dst: dst, Type: nl.Blackhole, Protocol: state.Protocol}))
+		fmt.Fprintf(&flood, "route add blackhole 10.5.%d.%d/32 proto 70\n", i>>8, i&255)
 	}
-	if err := errors.Join(c.Do(t.Context(), flood)...); err != nil {
+	file := filepath.Join(t.TempDir(), "flood")
+	if err := os.WriteFile(file, []byte(flood.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	drivertest.Run(t, "ip -batch "+file)
 	close(hold)
 	until(t, "wake after the overrun", func() bool { return wakes.Load() > 2 })
 	before := wakes.Load()

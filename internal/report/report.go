@@ -18,14 +18,16 @@ type Status struct {
 	NotReady []string  `json:"notReady,omitempty"`
 	Started  time.Time `json:"started"`
 
-	Network  Network    `json:"network"`
-	Lease    Lease      `json:"lease"`
-	Uplink   Uplink     `json:"uplink"`
-	Store    Store      `json:"store"`
-	Tunnel   *Tunnel    `json:"tunnel,omitempty"` // backend udp only
-	Pass     Pass       `json:"pass"`
-	Peers    []Peer     `json:"peers"`
-	Rejected []Rejected `json:"rejected,omitempty"`
+	Network Network `json:"network"`
+	Lease   Lease   `json:"lease"`
+	Uplink  Uplink  `json:"uplink"`
+	Store   Store   `json:"store"`
+	Tunnel  *Tunnel `json:"tunnel,omitempty"` // backend udp only
+	Pass    Pass    `json:"pass"`
+	// PeerCount counts Peers, and is known without them.
+	PeerCount PeerCount  `json:"peerCount"`
+	Peers     []Peer     `json:"peers"`
+	Rejected  []Rejected `json:"rejected,omitempty"`
 	// Warnings are conditions that do not stop traffic now: unknown config
 	// keys, a config change that waits for a restart, missing br_netfilter.
 	Warnings []string `json:"warnings,omitempty"`
@@ -89,8 +91,17 @@ type Pass struct {
 	Passes   int64         `json:"passes"`
 	// Changes counts what the daemon changed since its start, by kind and
 	// operation ("route add").
-	Changes  map[string]int64 `json:"changes,omitempty"`
-	Failures []Failure        `json:"failures,omitempty"`
+	Changes map[string]int64 `json:"changes,omitempty"`
+	// Drift counts, since the start, what a reading of all that is in the kernel
+	// found otherwise than it was left, without a notification before.
+	Drift    int64     `json:"drift,omitempty"`
+	Failures []Failure `json:"failures,omitempty"`
+}
+
+// PeerCount counts peers by Peer.State.
+type PeerCount struct {
+	Programmed int `json:"programmed"`
+	Failing    int `json:"failing"`
 }
 
 // Failure is an object that could not be made true.

@@ -1,0 +1,76 @@
+package engine
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// spacing merges what arrives together. For reasons other than a new picture it
+// grows while passes fail, which may wake themselves by what they try, and
+// while bells ring for nothing, as they do on a host whose other routes keep
+// changing.
+const (
+	spacing    = 5 * time.Millisecond
+	maxBackoff = 30 * time.Second
+	// burst bounds the spacing of passes that take long.
+	burst = 50 * time.Millisecond
+)
+
+// pace decides when a pass may be, and when one must.
+type pace struct {
+	due    time.Time // of the periodic pass, or of a retry; zero: now
+	hold   time.Time // before it, a new picture alone is reason enough
+	held   bool      // something else waits for hold
+	streak int       // passes in a row with failures
+	idle   int       // passes in a row that a bell rang for nothing
+	tick   bool      // the pass under way is the periodic one
+}
+
+// take gives the reasons for a pass now, and leaves those that have to wait.
+func (p *pace) take(rung *atomic.Uint32, now time.Time) wake {
+	why := wake(rung.Swap(0))
+	p.tick = !now.Before(p.due)
+	switch {
+	case p.tick:
+		p.idle = 0
+		why |= wakeFacts
+	case why&^wakePicture == 0:
+	case now.Before(p.hold):
+		p.held = true
+		rung.Or(uint32(why &^ wakePicture))
+		return why & wakePicture
+	default:
+		p.idle++
+	}
+	if why&^wakePicture != 0 {
+		p.held = false
+	}
+	return why
+}
+
+// passed takes in that a pass was made, and says how long to rest at least.
+func (p *pace) passed(why wake, start, end time.Time, resync time.Duration) time.Duration {
+	switch again := end.Add(p.wait(resync)); {
+	case p.tick, why&wakeDoubt != 0, p.streak > 0 && again.Before(p.due):
+		p.due = again
+	}
+	if why&^wakePicture != 0 {
+		p.hold = end.Add(min(spacing<<min(max(p.streak, p.idle-1), 6), time.Second))
+	}
+	return max(spacing, min(2*end.Sub(start), burst))
+}
+
+func (p *pace) wait(resync time.Duration) time.Duration {
+	if p.streak == 0 {
+		return resync
+	}
+	return min(time.Second<<min(p.streak-1, 5), maxBackoff, max(resync, time.Second))
+}
+
+// next is when the loop has to look again by itself.
+func (p *pace) next() time.Time {
+	if p.held && p.hold.Before(p.due) {
+		return p.hold
+	}
+	return p.due
+}

@@ -1,0 +1,201 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/state"
+)
+
+// mirror is what is known of the kernel without reading it: that it is as the
+// last pass left it. Nothing else is remembered, so that nothing else can be
+// wrong. Whoever sees or suspects a change from outside rings for doubt.
+type mirror struct {
+	// known: all of host and of the table's objects is in the kernel, but for
+	// the engine's failing ones.
+	known bool
+	host  host
+	// trusted: what is not wanted was removed.
+	trusted bool
+	proved  time.Time // when all was read last
+	cost    time.Duration
+}
+
+const (
+	// proofShare: reading all to prove the mirror takes one part in this many
+	// of the time.
+	proofShare = 2000
+	// proofLatest bounds the time between two proofs.
+	proofLatest = 5 * time.Minute
+	// scopeLimit is how many objects are looked at one by one; it costs less
+	// to read all than more.
+	scopeLimit = 4096
+	// retryLimit is how many failures are retried one by one.
+	retryLimit = 1000
+)
+
+// proofDue says whether all is to be read although nothing is known to have
+// changed.
+func (m mirror) proofDue(now time.Time, resync time.Duration) bool {
+	return now.Sub(m.proved) >= min(max(resync, proofShare*m.cost), proofLatest)
+}
+
+// passed is a pass on its way.
+type passed struct {
+	why   wake
+	start time.Time
+	in    Inputs
+	host  host
+	delta delta
+	// whole: all was read; proof: for no other reason than to prove the mirror.
+	whole, proof bool
+	scope        reconcile.Scope // unless whole
+	out          reconcile.Outcome
+	reasons      []string // why this host is not ready
+}
+
+// pass looks at what may have changed and makes it true. The error is fatal.
+func (e *Engine) pass(ctx context.Context, why wake) error {
+	p := passed{why: why, start: time.Now()}
+	p.proof = e.pace.tick && e.mirror.proofDue(p.start, e.cfg.Resync)
+	p.whole = p.proof || why&wakeDoubt != 0
+	var reason string
+	var err error
+	if p.in, reason, err = e.look(ctx, p.whole || why&wakeFacts != 0); err != nil {
+		return err
+	}
+	if reason == "" {
+		if p.host, err = desireHost(p.in); err != nil {
+			reason = err.Error()
+		}
+	}
+	if reason != "" {
+		e.mirror.known = false
+		e.withdraw(ctx, p.in)
+		e.unready(reason)
+		return nil
+	}
+	e.had = true
+	if !e.staged {
+		e.stage(ctx, p)
+		e.staged = true
+	}
+	p.delta = e.table.update(p.in, p.host)
+	e.execute(ctx, &p)
+	if isDone(ctx) {
+		return nil // what was cut short is no failure
+	}
+	e.noteFailures(&p)
+	p.reasons = e.ownFailures(p)
+	if len(p.reasons) == 0 || p.host.file.Absent {
+		e.finish(ctx, &p)
+	}
+	e.noteChanges(p.out)
+	e.noteDrift(p)
+	if p.delta.news {
+		e.noteRefused()
+	}
+	if changedSwitch(p.out) {
+		e.Ring() // switches announce no change, and another may wait for this one
+	}
+	if p.start.Sub(e.lookedAt) > conditionsEvery {
+		e.lookedAt, e.conditions = p.start, e.cfg.Conditions(ctx, &p.host.set)
+	}
+	e.publish(p)
+	return nil
+}
+
+// finish writes subnet.env.
+func (e *Engine) finish(ctx context.Context, p *passed) {
+	files := e.write(ctx, p.host.file)
+	p.reasons = append(p.reasons, describe(files.Failed())...)
+	p.out.Results = append(p.out.Results, files.Results...)
+}
+
+// stage makes the host's own objects and subnet.env before any peer's, once:
+// runtimes wait for it. Failures are left to the pass that follows.
+func (e *Engine) stage(ctx context.Context, p passed) {
+	kinds := map[state.Kind]bool{}
+	for k := range p.host.keys {
+		kinds[k.Kind] = true
+	}
+	own := slices.DeleteFunc(slices.Clone(e.drivers), func(d reconcile.Driver) bool { return !kinds[d.Kind()] })
+	p.out = reconcile.Execute(ctx, own, &p.host.set, false)
+	if len(p.out.Unread) == 0 && len(p.out.Failed()) == 0 && !isDone(ctx) {
+		e.finish(ctx, &p)
+		e.publish(p)
+	}
+	e.noteChanges(p.out)
+}
+
+// execute makes true what differs, or may differ.
+func (e *Engine) execute(ctx context.Context, p *passed) {
+	m, trust := &e.mirror, trusted(p.in.Snapshot)
+	if !m.known || trust && !m.trusted || !p.host.equal(m.host) {
+		p.whole, p.proof = true, false
+	}
+	all := sync.OnceValue(func() *state.Set { return e.table.all(p.host) })
+	if !e.scope(p) {
+		p.whole, p.proof = true, false
+	}
+	if !p.whole {
+		p.scope.All = all
+		p.out = reconcile.ExecuteScope(ctx, e.drivers, p.scope, trust)
+		m.known = len(p.out.Unread) == 0
+	} else {
+		began := time.Now()
+		p.out = reconcile.Execute(ctx, e.drivers, all(), trust)
+		m.known, m.trusted = len(p.out.Unread) == 0, trust
+		m.proved, m.cost = time.Now(), time.Since(began)
+	}
+	m.host = p.host
+	m.known = m.known && !isDone(ctx)
+}
+
+// scope finds what a pass has to look at when the mirror holds; false: all.
+func (e *Engine) scope(p *passed) bool {
+	p.scope = reconcile.Scope{Want: &state.Set{}, Gone: p.delta.gone, Rest: p.why&wakeFacts != 0}
+	if len(p.delta.put)+len(p.delta.gone) > scopeLimit {
+		return false
+	}
+	p.scope.Want.Append(state.Set{Links: p.host.set.Links})
+	for _, o := range p.delta.put {
+		p.scope.Want.Add(o)
+	}
+	return !p.scope.Rest || e.retry(p)
+}
+
+// retry adds what failed before to the scope. It returns false if that takes
+// reading all.
+func (e *Engine) retry(p *passed) bool {
+	if len(e.failing) > retryLimit {
+		return false
+	}
+	inside := p.keys()
+	for k, r := range e.failing {
+		o, wanted := e.table.object(k)
+		switch {
+		case inside[k]:
+		case r.Op == reconcile.Remove || !wanted:
+			return false
+		default:
+			p.scope.Want.Add(o)
+		}
+	}
+	return true
+}
+
+// keys are those of the scope.
+func (p *passed) keys() map[state.Key]bool {
+	out := map[state.Key]bool{}
+	for o := range p.scope.Want.Objects() {
+		out[o.Key()] = true
+	}
+	for _, o := range p.scope.Gone {
+		out[o.Key()] = true
+	}
+	return out
+}
