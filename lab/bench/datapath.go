@@ -30,7 +30,7 @@ func (b *Bench) paths(ctx context.Context, rows []row) (err error) {
 	for round := range b.Rounds {
 		for _, mode := range []Mode{Whole, Cut} {
 			b.progress("round %d of %d, large packets %s on the uplink", round+1, b.Rounds, mode)
-			if err := b.round(ctx, m, round, mode, pairs); err != nil {
+			if err := (turn{b, m, round, mode}).run(ctx, pairs); err != nil {
 				return err
 			}
 		}
@@ -92,41 +92,49 @@ func measurements() []measurement {
 	}
 }
 
-// round measures everything once. The rows take turns with each kind of traffic,
+// turn is a round in one mode.
+type turn struct {
+	*Bench
+	meter *meter
+	round int
+	mode  Mode
+}
+
+// run measures everything once. The rows take turns with each kind of traffic,
 // and start with another one in every round.
-func (b *Bench) round(ctx context.Context, m *meter, round int, mode Mode, pairs []*pair) error {
-	first := round % max(len(pairs), 1)
+func (t turn) run(ctx context.Context, pairs []*pair) error {
+	first := t.round % max(len(pairs), 1)
 	turns := append(slices.Clone(pairs[first:]), pairs[:first]...)
-	turns = slices.DeleteFunc(turns, func(p *pair) bool { return mode == Cut && !p.tunnel })
+	turns = slices.DeleteFunc(turns, func(p *pair) bool { return t.mode == Cut && !p.tunnel })
 	for _, p := range turns {
-		if err := p.mode(ctx, mode); err != nil {
+		if err := p.mode(ctx, t.mode); err != nil {
 			return err
 		}
 	}
 	for _, kind := range measurements() {
-		if !slices.Contains(kind.modes, mode) {
+		if !slices.Contains(kind.modes, t.mode) {
 			continue
 		}
 		for _, p := range turns {
-			c, err := p.run(ctx, m, kind.kind...)
+			c, err := p.run(ctx, t.meter, kind.kind...)
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
-			b.keep(round, mode, p.name, kind.read(c))
-			share := c.others.Seconds() / (c.wall.Seconds() * float64(b.result.Machine.Cores))
-			b.result.Others = append(b.result.Others, Sample{Round: round, Value: share})
+			t.keep(p.name, kind.read(c))
+			share := c.others.Seconds() / (c.wall.Seconds() * float64(t.result.Machine.Cores))
+			t.result.Others = append(t.result.Others, Sample{Round: t.round, Value: share})
 		}
 	}
 	return nil
 }
 
-func (b *Bench) keep(round int, mode Mode, name string, figures map[Figure]float64) {
-	for i := range b.result.Paths {
-		if b.result.Paths[i].Name != name {
+func (t turn) keep(name string, figures map[Figure]float64) {
+	for i := range t.result.Paths {
+		if t.result.Paths[i].Name != name {
 			continue
 		}
 		for figure, value := range figures {
-			b.result.Paths[i].add(mode, figure, Sample{Round: round, Value: value})
+			t.result.Paths[i].add(t.mode, figure, Sample{Round: t.round, Value: value})
 		}
 	}
 }

@@ -27,7 +27,7 @@ func columns() []column {
 	}
 }
 
-// Paths is the table of data paths in Markdown: each figure with its ratio to
+// PathTable is the table of data paths in Markdown: each figure with its ratio to
 // the yardstick.
 func (r *Result) PathTable() string {
 	var b strings.Builder

@@ -11,9 +11,9 @@ func groups() []group {
 		{name: "checksums", make: checksums},
 		{name: "hops", make: hops},
 		{name: "DSCP and ECN", make: classes},
-		{name: "ECN, network marks ECT(1)", mark: 1, make: marked(1)},
-		{name: "ECN, network marks ECT(0)", mark: 2, make: marked(2)},
-		{name: "ECN, network marks CE", mark: 3, make: marked(3)},
+		{name: "ECN, network writes 1", mark: 1, make: marked(1)},
+		{name: "ECN, network writes 2", mark: 2, make: marked(2)},
+		{name: "ECN, network marks congestion", mark: 3, make: marked(3)},
 		{name: "IP options", make: options},
 		{name: "ICMP", make: messages},
 		{name: "too large", make: tooLarge},
@@ -221,35 +221,47 @@ func hop4(raw []byte, tos byte) []byte {
 
 // options are IP options that a router hands on, and extension headers.
 func options(k *kit) []probe {
-	var all []probe
 	if k.v4() {
-		for _, o := range [][]byte{
-			{1, 1, 1, 1}, {1, 1, 1, 0}, {0, 0, 0, 0},
-			{148, 4, 0, 0},                          // router alert
-			{222, 6, 1, 2, 3, 4, 0, 0},              // unknown
-			{130, 11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0}, // security
-			append([]byte{222, 40}, k.data(38)...),  // as large as they get
+		return k.options4()
+	}
+	return k.options6()
+}
+
+func (k *kit) options4() []probe {
+	var all []probe
+	for _, o := range [][]byte{
+		{1, 1, 1, 1},
+		{1, 1, 1, 0},
+		{0, 0, 0, 0},
+		{148, 4, 0, 0},                          // router alert
+		{222, 6, 1, 2, 3, 4, 0, 0},              // unknown
+		{130, 11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0}, // security
+		append([]byte{222, 40}, k.data(38)...),  // as large as they get
+	} {
+		for _, size := range []int{0, 1, 700, 1300} {
+			p := k.packet(protoUDP)
+			p.options = o
+			p.body = udp(p, [2]uint16{4000, 5000}, k.data(size))
+			all = append(all, passes(p))
+			p = k.tcp(segment{flags: ack | psh, data: k.data(size)})
+			p.options = o
+			all = append(all, passes(p))
+		}
+	}
+	return all
+}
+
+func (k *kit) options6() []probe {
+	var all []probe
+	for _, first := range []byte{protoHopByHop, protoDestOpts} {
+		for _, o := range [][]byte{ // length in eight bytes, less one; then options
+			{0, 1, 4, 0, 0, 0, 0},
+			{0, 1, 0, 1, 2, 0, 0}, // seven times Pad1 would be refused by Linux
+			{1, 30, 4, 1, 2, 3, 4, 1, 1, 0, 30, 3, 9, 9, 9},
 		} {
 			for _, size := range []int{0, 1, 700, 1300} {
 				p := k.packet(protoUDP)
-				p.options = o
-				p.body = udp(p, [2]uint16{4000, 5000}, k.data(size))
-				all = append(all, passes(p))
-				p = k.tcp(segment{flags: ack | psh, data: k.data(size)})
-				p.options = o
-				all = append(all, passes(p))
-			}
-		}
-		return all
-	}
-	for _, first := range []byte{protoHopByHop, protoDestOpts} {
-		for _, o := range [][]byte{{0, 1, 4, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0, 0}, {1, 30, 4, 1, 2, 3, 4, 1, 1, 0, 30, 3, 9, 9, 9}} {
-			for _, size := range []int{0, 1, 700, 1300} {
-				p := k.packet(protoUDP)
 				p.first, p.options = first, append([]byte{protoUDP}, o...)
-				if first == protoHopByHop && len(o) == 7 && o[1] == 0 {
-					p.options = []byte{protoUDP, 0, 1, 0, 1, 2, 0, 0} // seven times Pad1 is refused by Linux
-				}
 				p.body = udp(p, [2]uint16{4000, 5000}, k.data(size))
 				all = append(all, passes(p))
 			}

@@ -51,10 +51,7 @@ func order(k *kit) []probe {
 	const size = 700
 	data := k.data(40 * size)
 	sequence := k.dice.Perm(40)
-	for _, twice := range []int{3, 3, 17, 17, 17, 39} {
-		sequence = append(sequence, twice)
-	}
-	sequence = append(sequence, 0, 1, 2, 3, 3, 2, 1, 0, 5, 4, 6, 8, 7)
+	sequence = append(sequence, 3, 3, 17, 17, 17, 39, 0, 1, 2, 3, 3, 2, 1, 0, 5, 4, 6, 8, 7)
 	for _, n := range sequence {
 		all = append(all, passes(k.tcp(segment{
 			seq: uint32(n * size), flags: ack, options: stamps(9, 9), data: data[n*size : (n+1)*size],
@@ -84,10 +81,17 @@ func tcpHeaders(k *kit) []probe {
 	sack := []byte{1, 1, 5, 34}
 	sack = append(sack, k.data(32)...)
 	for _, o := range [][]byte{
-		{2, 4, 5, 0xb4}, {2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7},
-		stamps(1, 2), sack[:12], sack, append([]byte{1, 1, 19, 18}, k.data(16)...),
-		{0, 0, 0, 0}, {1, 1, 1, 0}, {34, 2, 1, 1}, append([]byte{34, 18}, append(k.data(16), 1, 1)...), // fast open
-		append([]byte{1, 1, 30, 10}, k.data(8)...), // multipath
+		{2, 4, 5, 0xb4},
+		{2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7},
+		stamps(1, 2),
+		sack[:12],
+		sack,
+		append([]byte{1, 1, 19, 18}, k.data(16)...),
+		{0, 0, 0, 0},
+		{1, 1, 1, 0},
+		{34, 2, 1, 1},
+		append([]byte{34, 18}, append(k.data(16), 1, 1)...), // fast open
+		append([]byte{1, 1, 30, 10}, k.data(8)...),          // multipath
 	} {
 		for _, flags := range []uint16{syn, syn | ack, ack, ack | psh, fin | ack, rst} {
 			all = append(all, passes(k.tcp(segment{flags: flags, options: o})))

@@ -238,7 +238,7 @@ func (r *runner) mismatch(format string, args ...any) {
 }
 
 // mark lets the switch set the ECN field of what comes from the first host, as
-// a congested router does (or one that breaks the rules, for ECT).
+// a congested router does (or, for other values, one that breaks the rules).
 func (r *runner) mark(ctx context.Context, ecn int) error {
 	const off = "table netdev torture\ndelete table netdev torture\n"
 	text := off

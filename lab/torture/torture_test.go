@@ -120,7 +120,7 @@ func TestChecksums(t *testing.T) {
 func TestCombine(t *testing.T) {
 	t.Parallel()
 	const notECT, ect1, ect0, ce, dropped = 0, 1, 2, 3, 9
-	for inner, row := range map[byte][4]byte{ // by outer notECT, ECT(1), ECT(0), CE
+	for inner, row := range map[byte][4]byte{ // by outer 0, 1, 2, 3
 		notECT: {notECT, notECT, notECT, dropped},
 		ect0:   {ect0, ect1, ect0, ce},
 		ect1:   {ect1, ect1, ect1, ce},

@@ -35,7 +35,7 @@ func Streams(ctx context.Context, to netip.Addr, n int) error {
 		return nil
 	case err := <-failed:
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the connection was closed because the time is over
+			return nil // the connection was closed because the time is over
 		}
 		return fmt.Errorf("stream: %w", err)
 	}
