@@ -68,6 +68,7 @@ func (c *Conn) lookUp(lookups []Lookup, routes []Route, errs []error) error {
 		}
 		d, err := decodeRoute(body)
 		routes[i] = d.Route
+		routes[i].OtherTable = d.table != unix.RT_TABLE_MAIN
 		return err
 	}
 	if waitErr := c.raw.Read(func(fd uintptr) bool {

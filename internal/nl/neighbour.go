@@ -66,23 +66,27 @@ func onLink(link int) func(*netlink.AttributeEncoder) {
 // Neighbours lists the permanent neighbours of a family on one link.
 func (c *Conn) Neighbours(ctx context.Context, f addr.Family, link int) ([]Neighbour, error) {
 	r := newRequest(unix.RTM_GETNEIGH, 0, neighbourMsg(fromFamily(f), 0, 0, 0), onLink(link))
-	return dump(ctx, c, r, func(b []byte) (Neighbour, bool, error) {
-		n := Neighbour{Link: link}
-		err := attributes(b, neighbourHeader, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NDA_DST:
-				n.IP = toAddr(ad.Bytes())
-			case unix.NDA_LLADDR:
-				n.MAC = toMAC(ad.Bytes())
-			}
-		})
-		if err != nil {
-			return n, false, err
+	return dump(ctx, c, r, func(b []byte) (Neighbour, bool, error) { return decodeNeighbour(b, f, link) })
+}
+
+// decodeNeighbour says also whether it is a permanent one of that family and
+// link.
+func decodeNeighbour(b []byte, f addr.Family, link int) (Neighbour, bool, error) {
+	n := Neighbour{Link: link}
+	err := attributes(b, neighbourHeader, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NDA_DST:
+			n.IP = toAddr(ad.Bytes())
+		case unix.NDA_LLADDR:
+			n.MAC = toMAC(ad.Bytes())
 		}
-		m := decodeNdm(b)
-		return n, m.link == link && m.family == fromFamily(f) && n.IP.IsValid() &&
-			m.state&unix.NUD_PERMANENT != 0 && m.flags&unix.NTF_PROXY == 0, nil
 	})
+	if err != nil {
+		return n, false, err
+	}
+	m := decodeNdm(b)
+	return n, m.link == link && m.family == fromFamily(f) && n.IP.IsValid() &&
+		m.state&unix.NUD_PERMANENT != 0 && m.flags&unix.NTF_PROXY == 0, nil
 }
 
 // PutNeighbour sets a permanent entry, whatever was there.
@@ -107,25 +111,28 @@ func DelNeighbour(n Neighbour) Request {
 // times, once for each destination.
 func (c *Conn) FDB(ctx context.Context, link int) ([]FDB, error) {
 	r := newRequest(unix.RTM_GETNEIGH, 0, neighbourMsg(unix.AF_BRIDGE, 0, 0, 0), onLink(link))
-	return dump(ctx, c, r, func(b []byte) (FDB, bool, error) {
-		e := FDB{Link: link}
-		err := attributes(b, neighbourHeader, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NDA_LLADDR:
-				e.MAC = toMAC(ad.Bytes())
-			case unix.NDA_DST:
-				e.Dst = toAddr(ad.Bytes())
-			case unix.NDA_PORT, unix.NDA_VNI, unix.NDA_IFINDEX, ndaNexthop:
-				e.Special = true
-			}
-		})
-		if err != nil {
-			return e, false, err
+	return dump(ctx, c, r, func(b []byte) (FDB, bool, error) { return decodeFDB(b, link) })
+}
+
+// decodeFDB says also whether it is a permanent one that the link itself has.
+func decodeFDB(b []byte, link int) (FDB, bool, error) {
+	e := FDB{Link: link}
+	err := attributes(b, neighbourHeader, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NDA_LLADDR:
+			e.MAC = toMAC(ad.Bytes())
+		case unix.NDA_DST:
+			e.Dst = toAddr(ad.Bytes())
+		case unix.NDA_PORT, unix.NDA_VNI, unix.NDA_IFINDEX, ndaNexthop:
+			e.Special = true
 		}
-		m := decodeNdm(b)
-		return e, m.link == link && m.family == unix.AF_BRIDGE &&
-			m.state&unix.NUD_PERMANENT != 0 && m.flags&unix.NTF_SELF != 0, nil
 	})
+	if err != nil {
+		return e, false, err
+	}
+	m := decodeNdm(b)
+	return e, m.link == link && m.family == unix.AF_BRIDGE &&
+		m.state&unix.NUD_PERMANENT != 0 && m.flags&unix.NTF_SELF != 0, nil
 }
 
 // PutFDB sets the one destination of a unicast MAC, whatever it was.

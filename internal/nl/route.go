@@ -44,6 +44,8 @@ type Route struct {
 	// Special: it has metrics, an encapsulation, a type of service or another
 	// attribute that changes what happens to packets.
 	Special bool
+	// OtherTable: a lookup found it in another table than main.
+	OtherTable bool
 }
 
 // RouteFilter restricts a listing; zero fields are "any".

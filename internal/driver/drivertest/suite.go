@@ -49,6 +49,7 @@ func Conformance(t *testing.T, s Subject) {
 		"one bad object fails alone":                oneBad,
 		"a reading that fails is no empty host":     failedReading,
 		"without a host to work on nothing is left": closing,
+		"a part is planned as in the whole":         scoped,
 	} {
 		t.Run(name, func(t *testing.T) {
 			Namespace(t)

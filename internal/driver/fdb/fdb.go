@@ -61,9 +61,51 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	for _, e := range want.FDB {
 		wanted[key{e.Link, e.MAC}] = e
 	}
-	return reconcile.Diff(wanted, have, func(w state.FDBEntry, h found) bool {
-		return !h.altered && w == h.FDBEntry
-	}), nil
+	return reconcile.Diff(wanted, have, same), nil
+}
+
+func same(w state.FDBEntry, h found) bool { return !h.altered && w == h.FDBEntry }
+
+// PlanScope implements reconcile.Scoped. Further destinations of a MAC are seen
+// by Plan alone.
+func (d *Driver) PlanScope(ctx context.Context, s reconcile.Scope) ([]reconcile.Change, error) {
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	links, err := kernel.Named(ctx, c, d.owner, s.Want.Links)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[key]state.FDBEntry, len(s.Want.FDB))
+	var keys []key
+	var at []nl.FDB
+	look := func(e state.FDBEntry) {
+		if index, ok := links[e.Link]; ok {
+			keys, at = append(keys, key{e.Link, e.MAC}), append(at, nl.FDB{Link: index, MAC: e.MAC})
+		}
+	}
+	for _, e := range s.Want.FDB {
+		wanted[key{e.Link, e.MAC}] = e
+		look(e)
+	}
+	for _, o := range s.Gone {
+		if e, ok := o.(state.FDBEntry); ok {
+			look(e)
+		}
+	}
+	list, there, err := c.FDBAt(ctx, at)
+	if err != nil {
+		return nil, kernel.Unlisted("forwarding entries", err)
+	}
+	have := map[key]found{}
+	for i, e := range list {
+		if there[i] {
+			have[keys[i]] = found{state.FDBEntry{Link: keys[i].link, MAC: e.MAC, Dst: e.Dst}, e.Special}
+		}
+	}
+	return reconcile.Diff(wanted, have, same), nil
 }
 
 func (d *Driver) read(ctx context.Context, c *nl.Conn, want *state.Set) (map[key]found, error) {

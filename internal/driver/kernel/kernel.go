@@ -63,6 +63,25 @@ func Links(ctx context.Context, c *nl.Conn, owner state.Owner, want []state.Link
 	return found, nil
 }
 
+// Named is Links the other way round: index by name.
+func Named(ctx context.Context, c *nl.Conn, owner state.Owner, want []state.Link) (map[string]int, error) {
+	links, err := Links(ctx, c, owner, want)
+	byName := make(map[string]int, len(links))
+	for index, name := range links {
+		byName[name] = index
+	}
+	return byName, err
+}
+
+// Unlisted is the error of a reading of single objects: doubt, where the kernel
+// knows listings only.
+func Unlisted(what string, err error) error {
+	if errors.Is(err, nl.ErrUnknown) {
+		return reconcile.Doubt("%s: %v", what, err)
+	}
+	return fmt.Errorf("read %s: %w", what, err)
+}
+
 // Indexes resolves link names for writing, each once.
 type Indexes struct {
 	conn  *nl.Conn

@@ -52,6 +52,47 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 	return reconcile.Diff(wanted, have, func(w, h state.Neighbour) bool { return w == h }), nil
 }
 
+// PlanScope implements reconcile.Scoped.
+func (d *Driver) PlanScope(ctx context.Context, s reconcile.Scope) ([]reconcile.Change, error) {
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	links, err := kernel.Named(ctx, c, d.owner, s.Want.Links)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[key]state.Neighbour, len(s.Want.Neighbours))
+	var keys []key
+	var at []nl.Neighbour
+	look := func(n state.Neighbour) {
+		if index, ok := links[n.Link]; ok {
+			keys, at = append(keys, key{n.Link, n.IP}), append(at, nl.Neighbour{Link: index, IP: n.IP})
+		}
+	}
+	for _, n := range s.Want.Neighbours {
+		wanted[key{n.Link, n.IP}] = n
+		look(n)
+	}
+	for _, o := range s.Gone {
+		if n, ok := o.(state.Neighbour); ok {
+			look(n)
+		}
+	}
+	list, there, err := c.NeighboursAt(ctx, at)
+	if err != nil {
+		return nil, kernel.Unlisted("neighbours", err)
+	}
+	have := map[key]state.Neighbour{}
+	for i, n := range list {
+		if there[i] {
+			have[keys[i]] = state.Neighbour{Link: keys[i].link, IP: n.IP, MAC: n.MAC}
+		}
+	}
+	return reconcile.Diff(wanted, have, func(w, h state.Neighbour) bool { return w == h }), nil
+}
+
 func (d *Driver) read(ctx context.Context, c *nl.Conn, want *state.Set) (map[key]state.Neighbour, error) {
 	links, err := kernel.Links(ctx, c, d.owner, want.Links)
 	if err != nil {

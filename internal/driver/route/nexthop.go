@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 
 	"golang.org/x/sys/unix"
 
@@ -54,10 +55,12 @@ func (n nexthop) String() string {
 	return fmt.Sprintf("nexthop id %d via %s dev %s", n.ID, n.Hop.Via, n.link)
 }
 
-// nexthops are the objects of all programs.
+// nexthops are objects of all programs.
 type nexthops struct {
 	supported bool
 	byID      map[uint32]nl.Nexthop
+	all       bool            // byID has every one
+	free      map[uint32]bool // ids asked for and not found, unless all
 }
 
 // readNexthops lists them. That the listing is refused is how a kernel without
@@ -65,16 +68,91 @@ type nexthops struct {
 func readNexthops(ctx context.Context, c *nl.Conn) (nexthops, error) {
 	list, err := c.Nexthops(ctx)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nexthops{}, nil
+		return nexthops{all: true}, nil
 	}
 	if err != nil {
 		return nexthops{}, fmt.Errorf("list nexthop objects: %w", err)
 	}
-	n := nexthops{supported: true, byID: make(map[uint32]nl.Nexthop, len(list))}
+	n := nexthops{supported: true, all: true, byID: make(map[uint32]nl.Nexthop, len(list))}
 	for _, h := range list {
 		n.byID[h.ID] = h
 	}
 	return n, nil
+}
+
+// probeLimit is for how many hops objects are asked for one by one; for more
+// than that it costs less to list all.
+const probeLimit = 512
+
+// probe learns enough of the objects for slot to answer for these hops.
+func (n *nexthops) probe(ctx context.Context, c *nl.Conn, r ids, hops []nl.Hop) error {
+	if n.all {
+		return nil
+	}
+	if n.byID == nil {
+		n.supported, n.byID, n.free = true, map[uint32]nl.Nexthop{}, map[uint32]bool{}
+	}
+	for range 1 << indexBits {
+		var ask []uint32
+		for _, h := range hops {
+			if _, id, ok := n.slot(r, h); !ok {
+				ask = append(ask, id)
+			}
+		}
+		if len(ask) == 0 {
+			return nil
+		}
+		list, there, err := c.NexthopsAt(ctx, ask)
+		if errors.Is(err, nl.ErrUnknown) {
+			n.supported = false
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read nexthop objects: %w", err)
+		}
+		for i, id := range ask {
+			if there[i] {
+				n.byID[id] = list[i]
+			} else {
+				n.free[id] = true
+			}
+		}
+	}
+	return errNoID
+}
+
+// slot finds the id for a hop: that of the object that leads there, or a free
+// one. Where an object stands follows from its hop, so that it is found again
+// without listing all; the next ids are tried when that is taken. Without an
+// answer (false) the id has to be asked for.
+func (n *nexthops) slot(r ids, hop nl.Hop) (there bool, id uint32, ok bool) {
+	first := hashOf(hop)
+	for i := range uint32(1 << indexBits) {
+		id := r.base | (first+i)&(1<<indexBits-1)
+		h, taken := n.byID[id]
+		switch {
+		case taken && h.Hop == hop && usable(h, r):
+			return true, id, true
+		case taken:
+		default:
+			return false, id, n.all || n.free[id]
+		}
+	}
+	return false, 0, n.all
+}
+
+func hashOf(hop nl.Hop) uint32 {
+	h := fnv.New32a()
+	via := hop.Via.As16()
+	_, _ = h.Write(binary.BigEndian.AppendUint32(via[:], uint32(hop.Link)<<1|uint32(onlink(hop))))
+	return h.Sum32()
+}
+
+func onlink(hop nl.Hop) uint8 {
+	if hop.Onlink {
+		return 1
+	}
+	return 0
 }
 
 // usable says whether a route of ours can use the object.
@@ -94,22 +172,4 @@ func (n nexthops) byHop(r ids) map[nl.Hop]uint32 {
 		}
 	}
 	return m
-}
-
-// allocator hands out free ids in order.
-type allocator struct {
-	ids
-	taken map[uint32]nl.Nexthop
-	next  uint32
-}
-
-func (a *allocator) id() (uint32, error) {
-	for ; a.next < 1<<indexBits; a.next++ {
-		id := a.base | a.next
-		if _, taken := a.taken[id]; !taken {
-			a.next++
-			return id, nil
-		}
-	}
-	return 0, errNoID
 }

@@ -137,9 +137,6 @@ func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconc
 	}
 	defer func() { _ = c.Close() }()
 	w := &writer{conn: c, o: d.o, links: kernel.NewIndexes(c, d.o.Owner)}
-	if w.objects, err = readNexthops(ctx, c); err != nil {
-		return kernel.Fail(changes, err)
-	}
 	results := make([]reconcile.Result, len(changes))
 	for i, ch := range changes {
 		results[i].Change = ch

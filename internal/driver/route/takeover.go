@@ -19,6 +19,12 @@ const removeOrTakeOver = "remove it, or let flanneld replace it with --take-over
 // link of ours, mean the same, or Options.TakeOver says so. The others it
 // names.
 func (w *writer) takeOver(ctx context.Context, routes []pending) {
+	if err := w.knowAll(ctx); err != nil {
+		for _, p := range routes {
+			p.result.Err = err
+		}
+		return
+	}
 	s := standing{reader: newReader(w.conn, w.o), lists: map[nl.RouteFilter]map[key]found{}}
 	s.reader.nexthops = w.objects
 	var taken []swap

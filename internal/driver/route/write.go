@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -53,7 +54,7 @@ func (w *writer) put(ctx context.Context, results []reconcile.Result) {
 }
 
 func (w *writer) attempt(ctx context.Context, routes []pending) {
-	if w.objects.supported && !w.o.Classic {
+	if !w.o.Classic {
 		routes = w.giveNexthops(ctx, routes)
 	}
 	w.install(ctx, routes)
@@ -117,42 +118,92 @@ func (w *writer) encode(ctx context.Context, r state.Route) (nl.Route, error) {
 	return raw, nil
 }
 
+// know learns of the nexthop objects that these routes need, or all.
+func (w *writer) know(ctx context.Context, routes []pending) error {
+	var hops []nl.Hop
+	for _, p := range routes {
+		if hop, ok := hopOf(p.raw); ok {
+			hops = append(hops, hop)
+		}
+	}
+	if len(hops) > probeLimit {
+		return w.knowAll(ctx)
+	}
+	return w.objects.probe(ctx, w.conn, idsOf(w.o.Owner), hops)
+}
+
+func (w *writer) knowAll(ctx context.Context) error {
+	if w.objects.all {
+		return nil
+	}
+	var err error
+	w.objects, err = readNexthops(ctx, w.conn)
+	return err
+}
+
+// hopOf is where a route with a gateway leads.
+func hopOf(r nl.Route) (nl.Hop, bool) {
+	return nl.Hop{Link: r.Link, Via: r.Via, Onlink: r.Onlink}, r.Type == nl.Unicast && r.Via.IsValid()
+}
+
 // giveNexthops assigns each route with a gateway its object, making those that
 // are missing. Routes whose object cannot be made fail with its error.
 func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
+	if err := w.know(ctx, routes); err != nil {
+		for _, p := range routes {
+			p.result.Err = err
+		}
+		return nil
+	}
+	if !w.objects.supported {
+		return routes
+	}
 	r := idsOf(w.o.Owner)
 	byHop := w.objects.byHop(r)
-	alloc := allocator{ids: r, taken: w.objects.byID}
 	var reqs []nl.Request
 	var made []nl.Nexthop
 	failed := map[uint32]error{}
 	for i := range routes {
-		raw := &routes[i].raw
-		if raw.Type != nl.Unicast || !raw.Via.IsValid() {
+		hop, ok := hopOf(routes[i].raw)
+		if !ok {
 			continue
 		}
-		hop := nl.Hop{Link: raw.Link, Via: raw.Via, Onlink: raw.Onlink}
 		id, ok := byHop[hop]
 		if !ok {
 			var err error
-			if id, err = alloc.id(); err != nil {
+			if id, err = w.newID(ctx, r, hop); err != nil {
 				failed[0] = err // routes without an id share this fate
 				continue
 			}
 			byHop[hop] = id
 			n := nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop}
+			w.objects.byID[id] = n // or another hop would get it
 			made, reqs = append(made, n), append(reqs, nl.AddNexthop(n))
 		}
-		raw.Nexthop = id
+		routes[i].raw.Nexthop = id
 	}
 	for i, err := range w.conn.Do(ctx, reqs) {
 		if err != nil {
 			failed[made[i].ID] = fmt.Errorf("create nexthop object: %w", err)
-			continue
+			delete(w.objects.byID, made[i].ID)
 		}
-		w.objects.byID[made[i].ID] = made[i]
 	}
 	return withoutFailed(routes, failed)
+}
+
+// newID finds a free id for the object of a hop.
+func (w *writer) newID(ctx context.Context, r ids, hop nl.Hop) (uint32, error) {
+	_, id, ok := w.objects.slot(r, hop)
+	if !ok && id != 0 { // another hop of this batch has taken the one asked for
+		if err := w.objects.probe(ctx, w.conn, r, []nl.Hop{hop}); err != nil {
+			return 0, err
+		}
+		_, id, ok = w.objects.slot(r, hop)
+	}
+	if !ok || id == 0 {
+		return 0, errNoID
+	}
+	return id, nil
 }
 
 func withoutFailed(routes []pending, failed map[uint32]error) []pending {
@@ -211,14 +262,18 @@ func (w *writer) remove(ctx context.Context, results []reconcile.Result) {
 		}
 		return nl.DelRoute(f.raw), nil
 	})
+	isNexthop := func(r reconcile.Result) bool { _, ok := r.Object.(nexthop); return ok && r.Op == reconcile.Remove }
+	if !slices.ContainsFunc(results, isNexthop) {
+		return
+	}
 	var busy map[uint32]bool
-	var busyErr error
+	busyErr := w.knowAll(ctx)
 	w.removeAll(ctx, results, func(o state.Object) (nl.Request, error) {
 		n, ok := o.(nexthop)
 		switch {
-		case !ok, w.objects.byID[n.ID] != n.Nexthop:
+		case !ok, busyErr == nil && w.objects.byID[n.ID] != n.Nexthop:
 			return nl.Request{}, errOther // gone, or its id was given anew since the plan
-		case busy == nil:
+		case busyErr == nil && busy == nil:
 			busy, busyErr = w.busy(ctx)
 		}
 		switch {
