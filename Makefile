@@ -16,7 +16,7 @@ GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Packages whose tests make network namespaces and so want root.
-ROOTED := ./internal/driver/... ./internal/nl/... ./internal/probe/... ./daemon/... ./internal/tunnel/forwarder
+ROOTED := ./internal/driver/... ./internal/bpf ./internal/nl/... ./internal/probe/... ./daemon/... ./internal/tunnel/forwarder
 # -exec runs the test binary, not the compiler, as root.
 ASROOT := -exec $(CURDIR)/scripts/asroot.sh
 
@@ -79,7 +79,7 @@ test-explorer: ## the schedule explorer: a few schedules with the race detector,
 
 # s390x has the other byte order. What talks to the kernel or starts programs
 # is left out: qemu translates system calls, but not all of netlink.
-FOREIGN := /archtest|/cmd/|/ctl$$|/driver/|/explorer|/etcdtest|/forwarder|/internal/nl$$|/lab|/probe|-ng/daemon
+FOREIGN := /archtest|/cmd/|/internal/bpf$$|/ctl$$|/driver/|/explorer|/etcdtest|/forwarder|/internal/nl$$|/lab|/probe|-ng/daemon
 .PHONY: test-bigendian
 test-bigendian: ## tests that need no kernel, on big-endian s390x under qemu-user
 	@mkdir -p $(RESULTS)
@@ -97,14 +97,21 @@ lab: build ## scenarios with real processes in namespaces, flannel's recordings,
 	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded ./lab/torture) | $(call SUM,lab)
 
 .PHONY: check
-check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows
+check: ## lint, vet, vulnerabilities, tidy modules, generated documents and kernel programs, arrows
+	@./scripts/deps.sh check
 	@$(PHASE) tools $(MAKE) tools
 	@$(PHASE) lint $(MAKE) lint
 	@$(PHASE) vet $(GO) vet ./...
 	@$(PHASE) tidy $(GO) mod tidy -diff
 	@$(PHASE) docs ./scripts/docscheck.sh
+	@$(PHASE) bpf ./scripts/bpf.sh
 	@$(PHASE) arrows $(GO) test ./internal/archtest
 	@$(PHASE) vulnerabilities ./scripts/vulncheck.sh $(GOVULNCHECK) $(GOVULNCHECK_VERSION)
+
+.PHONY: generate
+generate: ## documents from code, and the kernel programs from C (clang-14)
+	@./scripts/deps.sh check
+	$(GO) generate ./...
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting included

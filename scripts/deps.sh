@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the programs that building, testing and the demo call, if they are
 # missing: nothing else, and nothing when all are there.
-# Usage: scripts/deps.sh [run|test]   (run: demo and lab; test: also the compiler for -race and qemu)
+# Usage: scripts/deps.sh [run|test|check]   (run: demo and lab; test: also the compiler for -race and qemu;
+# check: the compiler of the kernel programs, and nothing else)
 set -eu
 
 want="ip:iproute2 bridge:iproute2 nft:nftables iptables:iptables ip6tables:iptables
@@ -9,6 +10,10 @@ want="ip:iproute2 bridge:iproute2 nft:nftables iptables:iptables ip6tables:iptab
       modprobe:kmod nsenter:util-linux sysctl:procps git:git make:make"
 if [ "${1:-run}" = test ]; then
     want="$want gcc:gcc qemu-s390x:qemu-user openssl:openssl"
+fi
+
+if [ "${1:-run}" = check ]; then
+    want="clang-14:clang-14 llvm-strip-14:llvm-14"
 fi
 
 PATH=$PATH:/usr/sbin:/sbin
