@@ -134,7 +134,7 @@ func (f *flanneld) put(ctx context.Context, key string, conditions ...kv.Cmp) (i
 
 func (f *flanneld) acquire(ctx context.Context) (key string, rev int64, err error) {
 	listing, cancel := context.WithTimeout(ctx, 10*time.Second)
-	r, err := f.conn.Range(listing, kv.Prefix(subnetsDir))
+	r, err := f.conn.Range(listing, kv.Query{Span: kv.Prefix(subnetsDir)})
 	cancel()
 	if err != nil {
 		return "", 0, err //nolint:wrapcheck // shown as it is

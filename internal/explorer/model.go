@@ -19,7 +19,7 @@ const (
 	subnetsDir  = prefix + "/subnets/"
 	claimsDir   = prefix + "/ng/claims/"
 	addressDir  = prefix + "/ng/addresses/"
-	sessionsDir = prefix + "/ng/sessions/"
+	sessionsDir = prefix + "/ng/alive/"
 )
 
 // model is the store as the checks see it, built from the commits alone and

@@ -271,14 +271,18 @@ func (w *world) restore(context.Context) func() {
 }
 
 // interfere is the hook of every request. Its choices depend on the client, the
-// method and the number of such requests alone, so that a seed repeats.
+// method, what is asked for and the number of such requests alone, so that a
+// seed repeats.
 func (w *world) interfere(c fake.Call) fake.Effect {
 	if c.Client == operator {
 		return fake.Effect{}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	name := c.Client + " " + string(c.Method)
+	name := c.Client + " " + string(c.Method) + " " + c.Span.Key
+	if len(c.Txn.Then) > 0 {
+		name += c.Txn.Then[0].Key
+	}
 	stream := w.streams[name]
 	if stream == nil {
 		stream = streamOf(w.Seed, name)

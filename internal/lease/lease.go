@@ -108,6 +108,11 @@ type Snapshot struct {
 	Leases   []Lease    // well-formed, sorted by Compare, not yet admitted
 	Bad      []Rejected // what could not be read, sorted by key
 	Recent   []Recent   // subnets that expired not long ago, sorted
+	// Changed is a hint that saves looking: the keys of the leases that came,
+	// went or differ, in more than Modified, from the picture that Watch handed
+	// out just before. nil says nothing: all may differ. Who missed a picture
+	// must add up, and nothing may be wrong without it.
+	Changed []string
 }
 
 // Origin says how fresh a snapshot is.

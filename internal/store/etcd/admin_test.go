@@ -211,7 +211,7 @@ func TestAdminRelease(t *testing.T) {
 		if err := a.Release(ctx, "subnets/10.5.1.0-24", true); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := left(), []string{"config", "ng/sessions/h1"}; !slices.Equal(got, want) {
+		if got, want := left(), []string{"config", "ng/alive/h1"}; !slices.Equal(got, want) {
 			t.Errorf("left %v, want %v", got, want)
 		}
 		// Dead host and plain flannel need no force.

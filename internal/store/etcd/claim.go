@@ -16,6 +16,8 @@ const (
 	claimTimeout = 30 * time.Second
 	// claimTries bounds the rounds that a claim loses to other writers.
 	claimTries = 16
+	// verifyPatience is how long the watch may take to show our own write.
+	verifyPatience = 2 * time.Second
 
 	retryFirst = 100 * time.Millisecond
 	retryLast  = 2 * time.Second
@@ -120,7 +122,7 @@ func (a *attempt) round(ctx context.Context) (lease.Held, error) {
 	if err != nil {
 		return lease.Held{}, err
 	}
-	p, err := s.read(ctx)
+	p, err := s.sight(ctx, a.claim.Subnets, a.claim.Public)
 	if err != nil {
 		return lease.Held{}, err
 	}
@@ -214,32 +216,38 @@ func (a *attempt) finish(ctx context.Context, e kv.Entry) (lease.Held, error) {
 // verify yields to a lease that was there first: a plain flannel writes
 // without asking, so its twin may have come between our reading and our write.
 func (s *Store) verify(ctx context.Context, h lease.Held, grant kv.LeaseID) error {
-	p, err := s.readUntil(ctx)
-	if err != nil {
-		return fmt.Errorf("verify %s: %w", h.Key, err)
+	e, ok := s.shared.judge(ctx, h, verifyPatience)
+	if !ok {
+		p, err := s.readUntil(ctx)
+		if err != nil {
+			return fmt.Errorf("verify %s: %w", h.Key, err)
+		}
+		e = p.judge(h)
 	}
-	if p.entries[subnetsDir+h.Key].Mod != int64(h.Token) {
+	if e.mod != int64(h.Token) {
 		// Unless an operator made it a reservation: then it is still ours, by
 		// the claims on this grant.
-		if l, ok := p.items[subnetsDir+h.Key]; !ok || p.owner(l) != s.options.HostID {
+		if e.owner != s.options.HostID {
 			s.client.revoke(ctx, grant)
 		}
 		return fmt.Errorf("%s was overwritten: %w", h.Key, lease.ErrTaken)
 	}
-	earlier := func(l lease.Lease) bool { return l.Created < h.Created }
-	rival, found := p.contender(h.Lease, s.options.HostID, earlier)
-	if !found {
+	if !e.found {
 		return nil
 	}
-	if err := s.undo(ctx, p, h); err != nil {
+	if err := s.undo(ctx, h); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s of %s was there before %s: %w", rival.Key, rival.Node(), h.Key, lease.ErrTaken)
+	return fmt.Errorf("%s of %s was there before %s: %w", e.rival.Key, e.rival.Node(), h.Key, lease.ErrTaken)
 }
 
-func (s *Store) undo(ctx context.Context, p *picture, h lease.Held) error {
+func (s *Store) undo(ctx context.Context, h lease.Held) error {
+	p, err := s.sight(ctx, h.Subnets, h.Public)
+	if err != nil {
+		return err
+	}
 	gone, grant := leaving(p, s.options.HostID, subnetsDir+h.Key)
-	_, err := s.client.txn(ctx, kv.Txn{If: []kv.Cmp{kv.Unchanged(subnetsDir+h.Key, int64(h.Token))}, Then: gone})
+	_, err = s.client.txn(ctx, kv.Txn{If: []kv.Cmp{kv.Unchanged(subnetsDir+h.Key, int64(h.Token))}, Then: gone})
 	s.client.revoke(ctx, grant)
 	if err != nil {
 		return fmt.Errorf("take back %s: %w", h.Key, err)
@@ -295,7 +303,7 @@ func (s *Store) releaseOnce(ctx context.Context, key string, h lease.Held, sent 
 	if err != nil {
 		return err
 	}
-	p, err := s.read(ctx)
+	p, err := s.sight(ctx, h.Subnets, h.Public)
 	if err != nil {
 		return err
 	}

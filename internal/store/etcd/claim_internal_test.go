@@ -18,10 +18,12 @@ func FuzzClaimRecord(f *testing.F) {
 	f.Add(`{"host":["h1"]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		const key, claim = subnetsDir + "10.5.1.0-24", claimsDir + "10.5.1.0-24"
-		s := newPicture(table{entries: map[string]kv.Entry{
-			key:   {Key: key, Value: `{"PublicIP":"192.0.2.7"}`, Create: 1, Mod: 1, Lease: 5},
-			claim: {Key: claim, Value: text, Create: 1, Mod: 1, Lease: 5},
-		}}).snapshot()
+		v := newView()
+		v.begin()
+		v.listed(key, kv.Entry{Key: key, Value: `{"PublicIP":"192.0.2.7"}`, Create: 1, Mod: 1, Lease: 5}, false)
+		v.listed(claim, kv.Entry{Key: claim, Value: text, Create: 1, Mod: 1, Lease: 5}, false)
+		v.finish(kv.Header{Rev: 1})
+		s, _ := v.snapshot()
 		if len(s.Leases) != 1 || s.Leases[0].Public.At(addr.IPv4).String() != "192.0.2.7" {
 			t.Fatalf("leases %+v", s.Leases)
 		}

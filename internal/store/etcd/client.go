@@ -14,6 +14,9 @@ import (
 // gone; what it did is found out by reading again.
 const requestTimeout = 5 * time.Second
 
+// pageSize bounds the answers to lists, and with them the memory of both sides.
+const pageSize = 1000
+
 // Client is a connection to etcd together with the key prefix of one fabric.
 type Client struct {
 	conn    kv.Conn
@@ -37,31 +40,120 @@ func (c *Client) Close() error {
 // full is the key in etcd; the rest of the package names keys without prefix.
 func (c *Client) full(key string) string { return c.prefix + "/" + key }
 
-// span is everything of this fabric: one range and one watch, so that a lease
-// and its owner are never seen apart.
-func (c *Client) span() kv.Span { return kv.Prefix(c.full("")) }
+// watched is what every host follows: one range, so that a lease and its owner
+// are never seen apart.
+func (c *Client) watched() kv.Span { return kv.Span{Key: c.full(watchFrom), End: c.full(watchTo)} }
 
 // identity names the fabric across clusters.
 func (c *Client) identity(cluster uint64) string {
 	return fmt.Sprintf("%x/%s", cluster, strings.TrimLeft(c.prefix, "/"))
 }
 
-// table is the content of the fabric at one revision, by key without prefix.
+// table is the content of the fabric, or a part of it, at one revision, by key
+// without prefix.
 type table struct {
 	kv.Header
 	entries map[string]kv.Entry
 }
 
+// load reads everything.
 func (c *Client) load(ctx context.Context) (table, error) {
+	t := table{entries: map[string]kv.Entry{}}
+	err := c.page(ctx, kv.Query{Span: kv.Prefix(c.full("")), Limit: pageSize}, func(h kv.Header, es []kv.Entry) {
+		if t.Rev == 0 {
+			t.Header = h
+		}
+		for _, e := range es {
+			t.entries[c.relative(e.Key)] = e
+		}
+	})
+	return t, err
+}
+
+// page reads q in pages of one revision, that of the first answer's header
+// unless q names one, and hands each to take.
+func (c *Client) page(ctx context.Context, q kv.Query, take func(kv.Header, []kv.Entry)) error {
+	for {
+		r, err := c.read(ctx, q)
+		if err != nil {
+			return err
+		}
+		take(r.Header, r.Entries)
+		if len(r.Entries) < q.Limit {
+			return nil
+		}
+		if q.Rev == 0 {
+			q.Rev = r.Rev
+		}
+		q.Key = r.Entries[len(r.Entries)-1].Key + "\x00"
+	}
+}
+
+func (c *Client) read(ctx context.Context, q kv.Query) (kv.RangeResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	r, err := c.conn.Range(ctx, c.span())
+	r, err := c.conn.Range(ctx, q)
 	if err != nil {
-		return table{}, fmt.Errorf("list %s: %w", c.full(""), err)
+		return kv.RangeResult{}, fmt.Errorf("list %s: %w", q.Key, err)
 	}
-	t := table{Header: r.Header, entries: make(map[string]kv.Entry, len(r.Entries))}
-	for _, e := range r.Entries {
-		t.entries[c.relative(e.Key)] = e
+	return r, nil
+}
+
+// listing is the beginning of a list.
+type listing struct {
+	kv.Header
+	config  []byte     // nil: there is none
+	session int64      // revision of the session's last write; 0: there is none
+	leases  []kv.Entry // the first page of the watched range
+}
+
+// first reads the first page of what every host follows, and beside it, at the
+// same revision, what it follows besides.
+func (c *Client) first(ctx context.Context, session string) (listing, error) {
+	r, err := c.txn(ctx, kv.Txn{Then: []kv.Op{
+		{Action: kv.Get, Span: kv.Span{Key: watchFrom, End: watchTo}, Limit: pageSize},
+		{Action: kv.Get, Span: kv.One(configKey)},
+		{Action: kv.Get, Span: kv.One(session)},
+	}})
+	if err != nil {
+		return listing{}, fmt.Errorf("list %s: %w", c.full(""), err)
+	}
+	l := listing{Header: r.Header, leases: r.Results[0]}
+	for _, e := range r.Results[1] {
+		l.config = []byte(e.Value)
+	}
+	for _, e := range r.Results[2] {
+		l.session = e.Mod
+	}
+	return l, nil
+}
+
+// rest reads the pages after the first.
+func (c *Client) rest(ctx context.Context, l listing, take func(kv.Header, []kv.Entry)) error {
+	if len(l.leases) < pageSize {
+		return nil
+	}
+	q := kv.Query{Span: c.watched(), Rev: l.Rev, Limit: pageSize}
+	q.Key = l.leases[len(l.leases)-1].Key + "\x00"
+	return c.page(ctx, q, take)
+}
+
+// look reads what lies in spans, without prefix, at one revision.
+func (c *Client) look(ctx context.Context, spans []kv.Span) (table, error) {
+	t := table{entries: map[string]kv.Entry{}}
+	gets := make([]kv.Op, len(spans))
+	for i, s := range spans {
+		gets[i] = kv.Op{Action: kv.Get, Span: s}
+	}
+	r, err := c.txn(ctx, kv.Txn{Then: gets})
+	if err != nil {
+		return t, fmt.Errorf("read %s: %w", c.full(spans[0].Key), err)
+	}
+	t.Header = r.Header
+	for _, es := range r.Results {
+		for _, e := range es {
+			t.entries[c.relative(e.Key)] = e
+		}
 	}
 	return t, nil
 }
@@ -98,11 +190,9 @@ func (c *Client) fullSpan(s kv.Span) kv.Span {
 }
 
 func (c *Client) get(ctx context.Context, key string) (kv.Entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	r, err := c.conn.Range(ctx, kv.One(c.full(key)))
+	r, err := c.read(ctx, kv.Query{Span: kv.One(c.full(key))})
 	if err != nil {
-		return kv.Entry{}, fmt.Errorf("read %s: %w", c.full(key), err)
+		return kv.Entry{}, err
 	}
 	if len(r.Entries) == 0 {
 		return kv.Entry{}, nil

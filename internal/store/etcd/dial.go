@@ -244,13 +244,17 @@ func within(s kv.Span, more ...clientv3.OpOption) []clientv3.OpOption {
 	return more
 }
 
+func asked(q kv.Query) []clientv3.OpOption {
+	return within(q.Span, clientv3.WithRev(q.Rev), clientv3.WithLimit(int64(q.Limit)))
+}
+
 // Range implements kv.KV.
-func (r *remote) Range(ctx context.Context, s kv.Span) (kv.RangeResult, error) {
+func (r *remote) Range(ctx context.Context, q kv.Query) (kv.RangeResult, error) {
 	c, err := r.get()
 	if err != nil {
 		return kv.RangeResult{}, err
 	}
-	res, err := c.Get(ctx, s.Key, within(s)...)
+	res, err := c.Get(ctx, q.Key, asked(q)...)
 	if err != nil {
 		return kv.RangeResult{}, known(err)
 	}
@@ -306,7 +310,7 @@ func operations(ops []kv.Op) []clientv3.Op {
 	for _, op := range ops {
 		switch op.Action {
 		case kv.Get:
-			out = append(out, clientv3.OpGet(op.Key, within(op.Span)...))
+			out = append(out, clientv3.OpGet(op.Key, asked(kv.Query{Span: op.Span, Limit: op.Limit})...))
 		case kv.Put:
 			out = append(out, clientv3.OpPut(op.Key, op.Value, clientv3.WithLease(clientv3.LeaseID(op.Lease))))
 		case kv.Delete:
@@ -381,7 +385,7 @@ func (r *remote) Watch(ctx context.Context, s kv.Span, from int64) <-chan kv.Bat
 		}
 		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 		defer cancel()
-		results := c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from))...)
+		results := c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from), clientv3.WithFragment())...)
 		pass(ctx, out, results, lost(ctx, c.ActiveConnection()))
 	}()
 	return out

@@ -34,7 +34,7 @@ func TestExtraStaysOutOfTheLease(t *testing.T) {
 		if l.Value != plain {
 			t.Errorf("value %s, want %s", l.Value, plain)
 		}
-		if first.Value != `{"host":"h1","extra":`+someExtra+`}` || second.Value != `{"host":"h1"}` {
+		if first.Value != `{"host":"h1","public":["192.0.2.1"],"extra":`+someExtra+`}` || second.Value != `{"host":"h1"}` {
 			t.Errorf("claims %s and %s", first.Value, second.Value)
 		}
 		if first.Lease != l.Lease || first.Mod != l.Mod {

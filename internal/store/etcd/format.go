@@ -22,10 +22,16 @@ const (
 	// strayDir is what a plain flannel watches: it misses the slash, so that
 	// keys beside subnets/ harm it too.
 	strayDir    = "subnets"
-	claimsDir   = "ng/claims/"
 	addressDir  = "ng/addresses/"
-	sessionsDir = "ng/sessions/"
+	sessionsDir = "ng/alive/"
+	claimsDir   = "ng/claims/"
 	recentDir   = "ng/recent/"
+
+	// Every host watches from watchFrom to watchTo: leases, claims and notes.
+	// The names above are such that this is one range and that addresses and
+	// sessions, which only concern who claims them, lie outside.
+	watchFrom = claimsDir
+	watchTo   = "subnett"
 
 	// defaultBackend is what a lease without a type means.
 	defaultBackend = "udp"
@@ -173,10 +179,12 @@ func parsePublic(text *string, f addr.Family) (netip.Addr, error) {
 }
 
 // binding is the value of a claim and of an address record. The claim on the
-// first subnet of a lease also carries the extra of its offer.
+// first subnet of a lease also carries the addresses of the lease and the extra
+// of its offer.
 type binding struct {
-	Host  string          `json:"host"`
-	Extra json.RawMessage `json:"extra,omitempty"`
+	Host   string          `json:"host"`
+	Public []netip.Addr    `json:"public,omitempty"`
+	Extra  json.RawMessage `json:"extra,omitempty"`
 }
 
 // presence is the value of a session.

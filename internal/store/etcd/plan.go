@@ -21,9 +21,9 @@ type plan struct {
 	reserved bool   // no etcd lease: it stays one (reference W6)
 
 	host     string
-	extra    string // of the offer, as it is kept
+	claim    lease.Claim
 	ifs      []kv.Cmp
-	bindings []string // claims, the first with the extra, and address records to put
+	bindings []string // claims and address records to put
 	drop     []string // keys to delete
 }
 
@@ -32,7 +32,7 @@ func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
 	for i, key := range pl.bindings {
 		b := binding{Host: pl.host}
 		if i == 0 {
-			b.Extra = json.RawMessage(pl.extra)
+			b.Public, b.Extra = addresses(pl.claim.Public), json.RawMessage(pl.claim.Offer.Extra)
 		}
 		t.Then = append(t.Then, put(key, encode(b), grant))
 	}
@@ -47,7 +47,7 @@ func (pl plan) txn(value string, grant kv.LeaseID) kv.Txn {
 func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
 	key := subnetsDir + FormatKey(c.Subnets)
 	old := p.entries[key]
-	pl := plan{key: key, old: old, host: host, extra: c.Offer.Extra, reserved: old.Mod != 0 && old.Lease == 0}
+	pl := plan{key: key, old: old, host: host, claim: c, reserved: old.Mod != 0 && old.Lease == 0}
 	if l, ok := p.items[key]; ok {
 		pl.owner = p.owner(l)
 	}
@@ -72,14 +72,10 @@ func (pl *plan) create(p *picture, c lease.Claim) error {
 	if pl.old.Mod != 0 {
 		return fmt.Errorf("%s exists: %w", wanted.Key, lease.ErrTaken)
 	}
-	anyone := func(lease.Lease) bool { return true }
-	if rival, found := p.contender(wanted, pl.host, anyone); found {
+	if rival, found := contender(p.leases(), wanted, pl.host); found {
 		return fmt.Errorf("%s overlaps %s of %s: %w", wanted.Key, rival.Key, rival.Node(), lease.ErrTaken)
 	}
-	free := kv.One(pl.key)
-	if ipv4 := c.Subnets.At(addr.IPv4); ipv4.IsValid() {
-		free = kv.Prefix(subnetsDir + subnetkey.FormatHalf(ipv4)) // the v4&v6 twin too
-	}
+	free := place(c.Subnets)
 	for key := range p.entries {
 		if free.Contains(key) {
 			return fmt.Errorf("%s exists: %w", key, lease.ErrTaken)
@@ -87,6 +83,15 @@ func (pl *plan) create(p *picture, c lease.Claim) error {
 	}
 	pl.ifs = append(pl.ifs, kv.Absent(free))
 	return nil
+}
+
+// place is where the lease of subnets and its twin, IPv4 alone or with another
+// IPv6 subnet, would lie.
+func place(subnets addr.ByFamily[netip.Prefix]) kv.Span {
+	if ipv4 := subnets.At(addr.IPv4); ipv4.IsValid() {
+		return kv.Prefix(subnetsDir + subnetkey.FormatHalf(ipv4))
+	}
+	return kv.One(subnetsDir + FormatKey(subnets))
 }
 
 // rewrite is for a key that exists: ours, or one that we may take over.

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -14,70 +15,86 @@ import (
 )
 
 const (
-	// Every host sees a lease vanish; each waits a random part of
-	// waitPerHost times the number of hosts, so that about one writes.
-	waitPerHost = 50 * time.Millisecond
+	// Every host sees a lease vanish, and one is to write that down. They take
+	// turns, another one first for every subnet, rankStep apart: who comes later
+	// finds it done. Those after the first maxWait are many, or have no lease, and
+	// spread over waitPerHost for each host there is.
+	rankStep    = 200 * time.Millisecond
 	maxWait     = 10 * time.Second
+	waitPerHost = 10 * time.Millisecond
 )
 
 // recorder writes down subnets whose lease vanished.
 type recorder struct {
 	client *Client
+	host   string
 	dice   *dice
 	log    *slog.Logger
 	wake   chan struct{}
 
-	mu      sync.Mutex
-	epoch   int64 // of known
-	members int64 // of known
-	known   map[netip.Prefix]bool
-	due     map[netip.Prefix]time.Time
+	mu    sync.Mutex
+	epoch int64
+	due   map[netip.Prefix]time.Time
 }
 
-func newRecorder(c *Client, d *dice, log *slog.Logger) *recorder {
-	return &recorder{client: c, dice: d, log: log, wake: make(chan struct{}, 1), due: map[netip.Prefix]time.Time{}}
+func newRecorder(c *Client, d *dice, o Options) *recorder {
+	return &recorder{
+		client: c, host: o.HostID, dice: d, log: o.Log, wake: make(chan struct{}, 1), due: map[netip.Prefix]time.Time{},
+	}
 }
 
-// observe compares s with the picture before it. Equal members say that the
-// two have the same leases, which is so for every renewal.
-func (r *recorder) observe(s lease.Snapshot, members int64) {
+// observe takes in s and how it differs from the picture before.
+func (r *recorder) observe(s lease.Snapshot, d delta) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	defer func() {
-		for _, recorded := range s.Recent {
-			delete(r.due, recorded.Subnet)
-		}
-	}()
-	if s.Epoch == r.epoch && members == r.members {
-		return
-	}
-	r.members = members
-	if s.Epoch != r.epoch {
-		// A restored or wiped store: nothing expired there.
-		r.epoch, r.known = s.Epoch, nil
-	}
-	now := make(map[netip.Prefix]bool, len(s.Leases))
-	for _, l := range s.Leases {
-		for _, p := range l.Prefixes() {
-			now[p] = true
-			delete(r.due, p)
-		}
-	}
+	// In a restored or wiped store nothing expired.
+	expired := s.Epoch == r.epoch
+	r.epoch = s.Epoch
 	var vanished []netip.Prefix
-	for p := range r.known {
-		if !now[p] {
+	for p, leased := range d.leased {
+		if leased {
+			delete(r.due, p)
+		} else if expired {
 			vanished = append(vanished, p)
 		}
 	}
 	slices.SortFunc(vanished, lease.ComparePrefix) // equal dice, equal waits
-	for _, p := range vanished {
-		r.due[p] = time.Now().Add(r.dice.upTo(min(maxWait, time.Duration(len(s.Leases)+1)*waitPerHost)))
+	if len(vanished) > 0 {
+		r.schedule(s.Leases, vanished)
 	}
-	r.known = now
+	for _, p := range d.noted {
+		delete(r.due, p)
+	}
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// schedule gives this host its turn for each subnet.
+func (r *recorder) schedule(leases []lease.Lease, vanished []netip.Prefix) {
+	n := len(leases)
+	own := slices.IndexFunc(leases, func(l lease.Lease) bool { return l.Owner == r.host })
+	for _, p := range vanished {
+		wait := maxWait
+		if own >= 0 {
+			turn := (own + n - turnOf(p, n)) % n
+			wait = min(maxWait, time.Duration(turn)*rankStep)
+		}
+		spread := rankStep
+		if wait == maxWait {
+			spread = max(rankStep, time.Duration(n)*waitPerHost)
+		}
+		r.due[p] = time.Now().Add(wait + r.dice.upTo(spread))
+	}
+}
+
+// turnOf is who of n is the first to write that p vanished.
+func turnOf(p netip.Prefix, n int) int {
+	h := fnv.New32a()
+	b := p.Addr().As16()
+	h.Write(b[:])
+	return int(h.Sum32() % uint32(n)) //nolint:gosec // n is the number of leases
 }
 
 // run writes what is due until ctx ends.

@@ -178,11 +178,12 @@ func (s *session) suspect(mod int64) {
 	}
 }
 
-// observe notices in the picture that our key was deleted or replaced, which
-// keeping the grant alive does not show.
-func (s *session) observe(p *picture) {
+// observe is told that at revision rev our key was last written at seen, 0 for
+// not there: it may have been deleted or replaced, which keeping the grant alive
+// does not show.
+func (s *session) observe(rev, seen int64) {
 	mod := s.mod.Load()
-	if mod != 0 && p.Rev >= mod && p.entries[s.key].Mod != mod {
+	if mod != 0 && rev >= mod && seen != mod {
 		s.suspect(mod)
 	}
 }

@@ -33,12 +33,12 @@ func TestRestartNeedNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		h := claim(t, w.store("h1"), ask("192.0.2.1", "10.5.1.0/24"))
-		old, _ := w.get("ng/sessions/h1")
+		old, _ := w.get("ng/alive/h1")
 		c := ask("192.0.2.1", "10.5.1.0/24")
 		c.Token = h.Token
 		again := w.boot("h1", "boot-h1")
 		claim(t, again, c)
-		now, _ := w.get("ng/sessions/h1")
+		now, _ := w.get("ng/alive/h1")
 		if now.Lease == old.Lease || now.Mod == old.Mod {
 			t.Errorf("session was not replaced: %+v", now)
 		}
@@ -79,9 +79,9 @@ func TestSessionIsKeptAlive(t *testing.T) {
 		s := w.store("h1")
 		storetest.Watch(t, s)
 		claim(t, s, ask("192.0.2.1", "10.5.1.0/24"))
-		first, _ := w.get("ng/sessions/h1")
+		first, _ := w.get("ng/alive/h1")
 		wait(time.Hour)
-		if now, _ := w.get("ng/sessions/h1"); now != first {
+		if now, _ := w.get("ng/alive/h1"); now != first {
 			t.Errorf("after an hour: %+v, was %+v", now, first)
 		}
 	})
@@ -94,16 +94,16 @@ func TestSessionComesBackByItself(t *testing.T) {
 		"cut": func(_ *testing.T, w *world) {
 			w.conn("h1").Cut()
 			wait(5 * time.Minute)
-			if _, ok := w.get("ng/sessions/h1"); ok {
+			if _, ok := w.get("ng/alive/h1"); ok {
 				t.Error("the session of a cut host did not expire")
 			}
 			w.conn("h1").Heal()
 		},
 		"grant revoked": func(_ *testing.T, w *world) {
-			e, _ := w.get("ng/sessions/h1")
+			e, _ := w.get("ng/alive/h1")
 			w.Expire(e.Lease)
 		},
-		"key deleted": func(t *testing.T, w *world) { w.delete(t, "ng/sessions/h1") },
+		"key deleted": func(t *testing.T, w *world) { w.delete(t, "ng/alive/h1") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestSessionComesBackByItself(t *testing.T) {
 				wait(time.Second)
 				disturb(t, w)
 				wait(30 * time.Second)
-				if _, ok := w.get("ng/sessions/h1"); !ok {
+				if _, ok := w.get("ng/alive/h1"); !ok {
 					t.Error("no session half a minute later")
 				}
 			})
@@ -145,7 +145,7 @@ func TestCloseEndsTheSession(t *testing.T) {
 		if err := s.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := w.get("ng/sessions/h1"); ok {
+		if _, ok := w.get("ng/alive/h1"); ok {
 			t.Error("the session is still there")
 		}
 		if _, ok := w.get("subnets/10.5.1.0-24"); !ok {
@@ -170,9 +170,9 @@ func TestSecondDaemonWins(t *testing.T) {
 		c := ask("192.0.2.1", "10.5.1.0/24")
 		c.Token = h.Token
 		h = claim(t, second, c)
-		session, _ := w.get("ng/sessions/h1")
+		session, _ := w.get("ng/alive/h1")
 		wait(10 * time.Minute)
-		if now, _ := w.get("ng/sessions/h1"); now != session {
+		if now, _ := w.get("ng/alive/h1"); now != session {
 			t.Errorf("they fought: session %+v, was %+v", now, session)
 		}
 		c.Token = h.Token
@@ -196,7 +196,7 @@ func TestUnansweredSession(t *testing.T) {
 				w := newWorld(t)
 				var once atomic.Bool
 				w.SetHook(func(c fake.Call) fake.Effect {
-					if c.Method == fake.MethodTxn && c.Txn.Then[0].Key == prefix+"/ng/sessions/h1" && once.CompareAndSwap(false, true) {
+					if c.Method == fake.MethodTxn && c.Txn.Then[0].Key == prefix+"/ng/alive/h1" && once.CompareAndSwap(false, true) {
 						return e
 					}
 					return fake.Effect{Before: 600 * time.Microsecond}

@@ -45,6 +45,7 @@ type Store struct {
 	options Options
 	session *session
 	recent  *recorder
+	shared  *shared
 	dice    *dice
 	log     *slog.Logger
 	doubt   chan struct{} // a request saw what the picture cannot show
@@ -78,7 +79,7 @@ func New(c *Client, o Options) *Store {
 	d := &dice{rand: o.Rand}
 	s := &Store{
 		client: c, options: o, dice: d, log: o.Log, doubt: make(chan struct{}, 1),
-		recent: newRecorder(c, d, o.Log),
+		recent: newRecorder(c, d, o), shared: newShared(),
 		health: Health{Err: errNotListed, Since: time.Now()},
 	}
 	s.session = newSession(c, o, s.reread)

@@ -1,16 +1,20 @@
 package lastgood
 
 import (
-	"bytes"
+	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"net/netip"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/renameio/v2"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -28,17 +32,24 @@ var (
 	errVersion  = errors.New("written by a newer version")
 	errChecksum = errors.New("damaged: its checksum is wrong")
 	errIdentity = errors.New("is of another fabric")
+	errHead     = errors.New("does not begin as it must")
 )
 
-// picture is the document.
-type picture struct {
+// head is the beginning of the document: what must be known of a picture
+// before anybody needs it.
+type head struct {
 	Saved    time.Time `json:"saved"`
 	Identity string    `json:"identity"`
 	Cluster  string    `json:"cluster"`
 	Rev      int64     `json:"rev"`
-	Config   *string   `json:"config"` // null: there was none
-	Leases   []record  `json:"leases"`
-	Recent   []expired `json:"recent,omitempty"`
+}
+
+// picture is the document.
+type picture struct {
+	head
+	Config *string   `json:"config"` // null: there was none
+	Leases []record  `json:"leases"`
+	Recent []expired `json:"recent,omitempty"`
 }
 
 // record is a lease. Absent families are null.
@@ -60,23 +71,12 @@ type expired struct {
 	Until  time.Time    `json:"until"`
 }
 
-func newPicture(s lease.Snapshot, identity string, now time.Time) picture {
-	p := picture{Saved: now.UTC(), Identity: identity, Cluster: s.Cluster, Rev: s.Rev, Leases: []record{}}
-	if s.Config != nil {
-		text := string(s.Config)
-		p.Config = &text
+func newRecord(l lease.Lease) record {
+	return record{
+		Key: l.Key, Subnets: both(l.Subnets), Public: both(l.Public),
+		Backend: l.Offer.Backend, Data: both(l.Offer.Data), Extra: l.Offer.Extra,
+		Owner: l.Owner, Reserved: l.Reserved, Created: l.Created, Modified: l.Modified,
 	}
-	for _, l := range s.Leases {
-		p.Leases = append(p.Leases, record{
-			Key: l.Key, Subnets: both(l.Subnets), Public: both(l.Public),
-			Backend: l.Offer.Backend, Data: both(l.Offer.Data), Extra: l.Offer.Extra,
-			Owner: l.Owner, Reserved: l.Reserved, Created: l.Created, Modified: l.Modified,
-		})
-	}
-	for _, r := range s.Recent {
-		p.Recent = append(p.Recent, expired(r))
-	}
-	return p
 }
 
 func both[T any](b addr.ByFamily[T]) [2]T { return [2]T{b.At(addr.IPv4), b.At(addr.IPv6)} }
@@ -102,41 +102,146 @@ func (p *picture) snapshot() lease.Snapshot {
 	return s
 }
 
-func encode(p picture) ([]byte, error) {
-	body, err := json.Marshal(p)
-	if err != nil {
-		return nil, fmt.Errorf("last known good picture: %w", err)
+// encode writes s as a document, lease by lease: a text of all of a large
+// fabric would take more memory than the leases themselves.
+func encode(w io.Writer, s lease.Snapshot, h head) error {
+	out := encoder{w: w}
+	first := picture{head: h}
+	if s.Config != nil {
+		text := string(s.Config)
+		first.Config = &text
 	}
-	body = append(body, '\n')
-	return append(fmt.Appendf(nil, "%s %d %s\n", magic, version, sum(body)), body...), nil
+	out.put(first, len(`,"leases":null}`))
+	out.text(`,"leases":[`)
+	for i, l := range s.Leases {
+		out.comma(i)
+		out.put(newRecord(l), 0)
+	}
+	out.text(`]`)
+	if len(s.Recent) > 0 {
+		out.text(`,"recent":[`)
+		for i, r := range s.Recent {
+			out.comma(i)
+			out.put(expired(r), 0)
+		}
+		out.text(`]`)
+	}
+	out.text("}\n")
+	return out.err
 }
 
-func sum(body []byte) string {
-	digest := sha256.Sum256(body)
-	return hex.EncodeToString(digest[:])
+// encoder writes JSON piece by piece and keeps the first error.
+type encoder struct {
+	w   io.Writer
+	err error
 }
 
-// decode refuses whatever encode did not write.
-func decode(text []byte) (*picture, error) {
-	line, body, _ := bytes.Cut(text, []byte("\n"))
-	words := strings.Split(string(line), " ")
+func (e *encoder) text(s string) { e.write([]byte(s)) }
+
+func (e *encoder) write(b []byte) {
+	if e.err == nil {
+		_, e.err = e.w.Write(b)
+	}
+}
+
+func (e *encoder) comma(i int) {
+	if i > 0 {
+		e.text(",\n")
+	}
+}
+
+// put writes v as JSON without its last cut bytes.
+func (e *encoder) put(v any, cut int) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		e.err = errors.Join(e.err, err)
+		return
+	}
+	e.write(b[:len(b)-cut])
+}
+
+func formatHeader(digest hash.Hash) string {
+	return fmt.Sprintf("%s %d %s\n", magic, version, hex.EncodeToString(digest.Sum(nil)))
+}
+
+// write puts the picture s into file.
+func write(file *renameio.PendingFile, s lease.Snapshot, h head) error {
+	digest := sha256.New()
+	if _, err := file.WriteString(formatHeader(digest)); err != nil { // to be overwritten
+		return err
+	}
+	out := bufio.NewWriterSize(io.MultiWriter(digest, file), 64<<10)
+	if err := encode(out, s, h); err != nil {
+		return err
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	_, err := file.WriteAt([]byte(formatHeader(digest)), 0)
+	return err
+}
+
+// decode refuses whatever write did not write. read takes from the document
+// what it wants.
+func decode(text io.Reader, read func(io.Reader) error) error {
+	in := bufio.NewReader(text)
+	line, err := in.ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	want, err := parseHeader(strings.TrimSuffix(line, "\n"))
+	if err != nil {
+		return err
+	}
+	digest := sha256.New()
+	body := io.TeeReader(in, digest)
+	wrong := read(body)
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return err
+	}
+	switch {
+	case want != hex.EncodeToString(digest.Sum(nil)):
+		return errChecksum
+	case wrong != nil:
+		return fmt.Errorf("%w: %w", errFormat, wrong)
+	}
+	return nil
+}
+
+func parseHeader(line string) (sum string, err error) {
+	words := strings.Split(line, " ")
 	if len(words) < 2 || words[0] != magic {
-		return nil, errFormat
+		return "", errFormat
 	}
 	v, err := strconv.Atoi(words[1])
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: version %q", errFormat, words[1])
+		return "", fmt.Errorf("%w: version %q", errFormat, words[1])
 	case v > version:
-		return nil, fmt.Errorf("%w: version %d, not %d", errVersion, v, version)
+		return "", fmt.Errorf("%w: version %d, not %d", errVersion, v, version)
 	case v != version || len(words) != 3:
-		return nil, fmt.Errorf("%w: header %q", errFormat, line)
-	case words[2] != sum(body):
-		return nil, errChecksum
+		return "", fmt.Errorf("%w: header %q", errFormat, line)
 	}
-	p := &picture{}
-	if err := json.Unmarshal(body, p); err != nil {
-		return nil, fmt.Errorf("%w: %w", errFormat, err)
+	return words[2], nil
+}
+
+// readHead reads the head of a document and none of its leases.
+func readHead(body io.Reader) (head, error) {
+	var h head
+	d := json.NewDecoder(body)
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return h, errHead
 	}
-	return p, nil
+	for _, field := range []struct {
+		name string
+		into any
+	}{{"saved", &h.Saved}, {"identity", &h.Identity}, {"cluster", &h.Cluster}, {"rev", &h.Rev}} {
+		if t, err := d.Token(); err != nil || t != field.name {
+			return h, errHead
+		}
+		if err := d.Decode(field.into); err != nil {
+			return h, fmt.Errorf("%s: %w", field.name, err)
+		}
+	}
+	return h, nil
 }

@@ -8,8 +8,10 @@ package lastgood
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -24,8 +26,13 @@ import (
 
 const (
 	defaultPatience = 3 * time.Second
-	// saveEvery bounds the writes of a busy fabric.
+	// saveEvery bounds the writes of a busy fabric, and saveDuty those of a large
+	// one: the next comes not before so many times the last one took.
 	saveEvery = time.Second
+	saveDuty  = 500
+	// renewalsEvery is how often a picture is written that differs only in
+	// revisions.
+	renewalsEvery = 10 * time.Minute
 	// refreshEvery is how often a picture from the file is given again, with
 	// its new age.
 	refreshEvery = 10 * time.Second
@@ -71,7 +78,7 @@ func New(inner lease.Store, o Options) *Store {
 // Watch implements lease.Store. If the inner store is silent for Patience, the
 // picture from the file comes first: not Synced, Origin with its age, Epoch 0.
 func (s *Store) Watch(ctx context.Context, put func(lease.Snapshot)) error {
-	saved, err := s.load()
+	saved, err := s.load(false)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.options.Log.Warn("last known good picture is refused", "file", s.options.Path, "error", err)
 	}
@@ -92,13 +99,22 @@ func (s *Store) Watch(ctx context.Context, put func(lease.Snapshot)) error {
 	return g.Wait()
 }
 
-// load is nil and fs.ErrNotExist before the first save.
-func (s *Store) load() (*picture, error) {
-	text, err := os.ReadFile(s.options.Path)
+// load reads the head of the file, or all of it. It is fs.ErrNotExist before the
+// first save.
+func (s *Store) load(all bool) (*picture, error) {
+	file, err := os.Open(s.options.Path)
 	if err != nil {
 		return nil, fmt.Errorf("read last known good picture: %w", err)
 	}
-	p, err := decode(text)
+	defer func() { _ = file.Close() }()
+	p := &picture{}
+	err = decode(file, func(body io.Reader) (err error) {
+		if all {
+			return json.NewDecoder(body).Decode(p)
+		}
+		p.head, err = readHead(body)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -109,16 +125,21 @@ func (s *Store) load() (*picture, error) {
 }
 
 func (s *Store) save(p lease.Snapshot) error {
-	text, err := encode(newPicture(p, s.options.Identity, s.options.Now()))
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(s.options.Path), 0o755); err != nil {
 		return fmt.Errorf("directory of last known good picture: %w", err)
 	}
 	// The picture holds keys of the fabric, such as WireGuard's public ones
 	// and an extension's data: root's business.
-	if err := renameio.WriteFile(s.options.Path, text, 0o600); err != nil {
+	file, err := renameio.NewPendingFile(s.options.Path, renameio.WithPermissions(0o600))
+	if err != nil {
+		return fmt.Errorf("write last known good picture: %w", err)
+	}
+	defer func() { _ = file.Cleanup() }()
+	h := head{Saved: s.options.Now().UTC(), Identity: s.options.Identity, Cluster: p.Cluster, Rev: p.Rev}
+	if err := write(file, p, h); err != nil {
+		return fmt.Errorf("write last known good picture: %w", err)
+	}
+	if err := file.CloseAtomicallyReplace(); err != nil {
 		return fmt.Errorf("write last known good picture: %w", err)
 	}
 	return nil
@@ -129,6 +150,7 @@ type watch struct {
 	store *Store
 	put   func(lease.Snapshot)
 	saved *picture // nil: none, or a live picture was seen
+	whole bool     // saved was read to its end
 	live  chan lease.Snapshot
 
 	known    position       // of the last live picture, or of the saved one
@@ -136,7 +158,11 @@ type watch struct {
 	settling bool           // the store went back; until settled rings
 	settled  *time.Timer
 
+	remembered *lease.Snapshot // the last that was or is to be written
+
 	unsaved *lease.Snapshot
+	urgent  bool // it differs in more than revisions
+	written time.Time
 	failing bool // the last save failed
 }
 
@@ -162,10 +188,11 @@ func (w *watch) run(ctx context.Context) error {
 		case <-w.settled.C:
 			w.settle()
 		}
-		if ready && w.unsaved != nil {
+		if ready && w.unsaved != nil && (w.urgent || time.Since(w.written) >= renewalsEvery) {
+			began := time.Now()
 			w.flush()
 			ready = false
-			save.Reset(saveEvery)
+			save.Reset(max(saveEvery, saveDuty*time.Since(began)))
 		}
 	}
 }
@@ -187,6 +214,15 @@ func (w *watch) remind() {
 	if w.saved == nil {
 		return
 	}
+	if !w.whole {
+		saved, err := w.store.load(true)
+		if err != nil {
+			w.store.options.Log.Warn("last known good picture is refused", "file", w.store.options.Path, "error", err)
+			w.saved = nil
+			return
+		}
+		w.saved, w.whole = saved, true
+	}
 	p := w.saved.snapshot()
 	p.Origin = lease.Origin{LastKnownGood: true, Age: max(0, w.store.options.Now().Sub(w.saved.Saved))}
 	w.put(p)
@@ -202,5 +238,5 @@ func (w *watch) flush() {
 		w.store.options.Log.Warn("picture is not remembered", "error", err)
 	}
 	w.failing = err != nil
-	w.unsaved = nil
+	w.unsaved, w.urgent, w.written = nil, false, time.Now()
 }

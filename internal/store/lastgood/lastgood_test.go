@@ -279,6 +279,58 @@ func TestWritesAreSpaced(t *testing.T) {
 	})
 }
 
+// Renewals alone are written seldom: they change nothing for a host that boots.
+func TestRenewalsAreWrittenSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, _ := options(t)
+		inner := newScript()
+		_, stop := run(t, inner, o)
+		rev := func() int64 {
+			synctest.Wait()
+			text, err := os.ReadFile(o.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cluster, rev, err := lastgood.Position(text)
+			if err != nil || cluster != "c1/net" {
+				t.Fatal(cluster, err)
+			}
+			return rev
+		}
+		renewal := func(rev int64) lease.Snapshot {
+			p := live("c1/net", rev)
+			p.Changed = []string{}
+			return p
+		}
+		inner.pictures <- live("c1/net", 1)
+		for i := range int64(60) {
+			wait(9 * time.Second)
+			inner.pictures <- renewal(2 + i)
+		}
+		if got := rev(); got != 1 {
+			t.Errorf("written for renewals: revision %d", got)
+		}
+		wait(2 * time.Minute)
+		if got := rev(); got != 61 {
+			t.Errorf("after ten minutes: revision %d", got)
+		}
+		change := renewal(71)
+		change.Changed = []string{"10.5.1.0-24"}
+		inner.pictures <- change
+		inner.pictures <- renewal(72)
+		wait(2 * time.Second)
+		if got := rev(); got != 71 {
+			t.Errorf("after a change: revision %d", got)
+		}
+		inner.pictures <- renewal(73)
+		synctest.Wait()
+		stop()
+		if got := rev(); got != 73 {
+			t.Errorf("at the end: revision %d", got)
+		}
+	})
+}
+
 func TestRefusals(t *testing.T) {
 	good := func(t *testing.T) []byte {
 		t.Helper()
@@ -374,6 +426,7 @@ func FuzzDecode(f *testing.F) {
 			text = lastgood.Seal(string(text))
 		}
 		s, err := lastgood.Decode(text)
+		_, _, _ = lastgood.Position(text)
 		if err == nil && (s.Synced || s.Epoch != 0) {
 			t.Errorf("a file must not make a live picture: %+v", s)
 		}

@@ -1,6 +1,11 @@
 package lastgood
 
-import "github.com/flannel-ng/flannel-ng/internal/lease"
+import (
+	"bytes"
+	"slices"
+
+	"github.com/flannel-ng/flannel-ng/internal/lease"
+)
 
 // position is where in the history of a store a picture is.
 type position struct {
@@ -34,6 +39,7 @@ func (w *watch) give() {
 	p := w.last
 	p.Settling = w.settling
 	if p.Synced && !p.Settling {
+		w.urgent = w.urgent || w.differs(p)
 		w.unsaved = &p
 	}
 	w.put(p)
@@ -46,4 +52,14 @@ func (w *watch) settle() {
 	}
 	w.settling = false
 	w.give()
+}
+
+// differs says whether p has news that a host that boots without the store
+// should know: by the hint, all but revisions.
+func (w *watch) differs(p lease.Snapshot) bool {
+	before := w.remembered
+	w.remembered = &p
+	return before == nil || p.Changed == nil || len(p.Changed) > 0 ||
+		before.Cluster != p.Cluster || before.Epoch != p.Epoch || !bytes.Equal(before.Config, p.Config) ||
+		!slices.Equal(before.Recent, p.Recent)
 }

@@ -23,7 +23,7 @@ func (s *Server) txn(t kv.Txn) (kv.TxnResult, error) {
 	for i, op := range ops {
 		switch op.Action {
 		case kv.Get:
-			results[i] = s.find(op.Span)
+			results[i] = limit(s.find(op.Span), op.Limit)
 		case kv.Put:
 			events = append(events, s.put(op))
 		case kv.Delete:
@@ -57,7 +57,9 @@ func (s *Server) check(ops []kv.Op) error {
 
 func (s *Server) put(op kv.Op) kv.Event {
 	e := s.entries[op.Key]
-	e.Key, e.Value, e.Lease = op.Key, op.Value, op.Lease
+	e.Key = op.Key
+	s.before = append(s.before, e)
+	e.Value, e.Lease = op.Value, op.Lease
 	e.Mod = s.rev + 1
 	if e.Version == 0 {
 		e.Create = e.Mod
@@ -71,6 +73,7 @@ func (s *Server) remove(es []kv.Entry) []kv.Event {
 	var events []kv.Event
 	for _, e := range es {
 		delete(s.entries, e.Key)
+		s.before = append(s.before, e)
 		events = append(events, kv.Event{Deleted: true, Entry: kv.Entry{Key: e.Key, Mod: s.rev + 1}})
 	}
 	return events

@@ -186,11 +186,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // Range implements kv.KV.
-func (c *Client) Range(ctx context.Context, s kv.Span) (kv.RangeResult, error) {
+func (c *Client) Range(ctx context.Context, q kv.Query) (kv.RangeResult, error) {
 	var r kv.RangeResult
-	err := c.do(ctx, Call{Method: MethodRange, Span: s}, func() error {
-		r = kv.RangeResult{Header: c.server.header(), Entries: c.server.find(s)}
-		return nil
+	err := c.do(ctx, Call{Method: MethodRange, Span: q.Span}, func() (err error) {
+		r.Header = c.server.header()
+		r.Entries, err = c.server.query(q)
+		return err
 	})
 	if err != nil {
 		return kv.RangeResult{}, err

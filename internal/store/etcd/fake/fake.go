@@ -20,6 +20,7 @@ import (
 type revision struct {
 	rev    int64
 	events []kv.Event
+	before []kv.Entry // of each event's key; Version 0: it was absent
 }
 
 type grant struct {
@@ -35,6 +36,7 @@ type Server struct {
 	rev       int64
 	compacted int64 // watches below this revision fail
 	entries   map[string]kv.Entry
+	before    []kv.Entry // what the events of the next revision replace
 	log       []revision // ascending, everything above compacted
 	grants    map[kv.LeaseID]*grant
 	lastGrant kv.LeaseID
@@ -216,6 +218,35 @@ func (s *Server) find(span kv.Span) []kv.Entry {
 	return nil
 }
 
+// query is what a span holds, or held at an earlier revision.
+func (s *Server) query(q kv.Query) ([]kv.Entry, error) {
+	if q.Rev == 0 || q.Rev == s.rev {
+		return limit(s.find(q.Span), q.Limit), nil
+	}
+	if q.Rev < s.compacted || q.Rev > s.rev {
+		return nil, kv.ErrCompacted
+	}
+	then := &Server{entries: maps.Clone(s.entries)}
+	for _, r := range slices.Backward(s.log) {
+		if r.rev <= q.Rev {
+			break
+		}
+		for _, e := range r.before {
+			if then.entries[e.Key] = e; e.Version == 0 {
+				delete(then.entries, e.Key)
+			}
+		}
+	}
+	return limit(then.find(q.Span), q.Limit), nil
+}
+
+func limit(es []kv.Entry, n int) []kv.Entry {
+	if n > 0 && len(es) > n {
+		return es[:n]
+	}
+	return es
+}
+
 func (s *Server) wakeAll() {
 	for w := range s.watches {
 		w.wake()
@@ -228,7 +259,8 @@ func (s *Server) commit(events []kv.Event) {
 		return
 	}
 	s.rev++
-	s.log = append(s.log, revision{rev: s.rev, events: events})
+	s.log = append(s.log, revision{rev: s.rev, events: events, before: s.before})
+	s.before = nil
 	if s.observer != nil {
 		s.observer(Commit{Client: s.actor, Rev: s.rev, Events: events})
 	}

@@ -135,7 +135,7 @@ func TestRestoreGoesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Restore(backup, 0)
-	r, err := c.Range(t.Context(), kv.One("/a"))
+	r, err := c.Range(t.Context(), kv.Query{Span: kv.One("/a")})
 	if err != nil || r.Rev != 2 || r.Entries[0].Value != "1" {
 		t.Errorf("after restore: %+v, %v", r, err)
 	}

@@ -44,6 +44,15 @@ func (s Span) Contains(key string) bool {
 	return s.Key <= key && key < s.End
 }
 
+// Query asks for what lies in a span.
+type Query struct {
+	Span
+	// Rev is the revision to read at; 0 is now. ErrCompacted if it is gone.
+	Rev int64
+	// Limit is the most entries to give, the first by key; 0 is no limit.
+	Limit int
+}
+
 // Target is what a comparison looks at.
 type Target uint8
 
@@ -100,6 +109,7 @@ const (
 type Op struct {
 	Span
 	Action Action
+	Limit  int     // Get; as in Query
 	Value  string  // Put
 	Lease  LeaseID // Put; zero: none
 }
@@ -119,7 +129,7 @@ type Header struct {
 
 // RangeResult is what lies in a span, sorted by key.
 type RangeResult struct {
-	Header
+	Header  // of now, also for an older revision
 	Entries []Entry
 }
 
@@ -148,7 +158,7 @@ type Batch struct {
 // KV reads and writes keys. A Txn that returns an error may or may not have
 // been applied.
 type KV interface {
-	Range(ctx context.Context, s Span) (RangeResult, error)
+	Range(ctx context.Context, q Query) (RangeResult, error)
 	Txn(ctx context.Context, t Txn) (TxnResult, error)
 }
 

@@ -102,7 +102,7 @@ func (e env) holds(t *testing.T, c kv.Cmp) bool {
 
 func (e env) get(t *testing.T, name string) (kv.Entry, bool) {
 	t.Helper()
-	r, err := e.Range(e.ctx, kv.One(e.key(name)))
+	r, err := e.Range(e.ctx, kv.Query{Span: kv.One(e.key(name))})
 	if err != nil {
 		t.Fatalf("range: %v", err)
 	}
@@ -159,7 +159,7 @@ func testRange(t *testing.T, e env) {
 	for _, k := range []string{"c", "a", "ab", "b"} {
 		e.put(t, k, k, 0)
 	}
-	r, err := e.Range(e.ctx, kv.Prefix(e.key("a")))
+	r, err := e.Range(e.ctx, kv.Query{Span: kv.Prefix(e.key("a"))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func testRange(t *testing.T, e env) {
 	if r.Cluster == 0 || r.Rev < r.Entries[1].Mod {
 		t.Errorf("header %+v", r.Header)
 	}
-	r, err = e.Range(e.ctx, kv.Prefix(e.key("zz")))
+	r, err = e.Range(e.ctx, kv.Query{Span: kv.Prefix(e.key("zz"))})
 	if err != nil || len(r.Entries) != 0 {
 		t.Errorf("empty range: %+v, %v", r.Entries, err)
 	}
