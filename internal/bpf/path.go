@@ -40,6 +40,9 @@ func Version() string {
 // Open opens what is in dir and makes nothing; ErrNone if the maps are not all
 // there or not those of this build.
 func Open(dir string) (*Path, error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: directory %s", ErrNone, dir)
+	}
 	spec, err := loadFastpath()
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)

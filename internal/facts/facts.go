@@ -38,6 +38,15 @@ type Node struct {
 	// StartupPending says why Startup is not there yet; "": it is, or there is
 	// no such command.
 	StartupPending string
+	// FastPath says whether the kernel takes the programs that carry packets of
+	// the udp backend. It is asked for that backend only.
+	FastPath Ability
+}
+
+// Ability is whether this host can do something.
+type Ability struct {
+	OK  bool
+	Why string // it cannot
 }
 
 // Link is an existing device.

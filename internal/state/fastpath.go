@@ -19,6 +19,10 @@ type FastPath struct {
 	Optional bool
 }
 
+// FastPathAlias marks the devices of the fast path's own. It is not that of
+// other links, which have another driver.
+func FastPathAlias(o Owner) string { return o.Alias() + " fast path" }
+
 // Key implements Object.
 func (p FastPath) Key() Key { return Key{Kind: KindFastPath, Name: p.Link} }
 

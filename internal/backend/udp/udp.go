@@ -50,6 +50,7 @@ func Overhead(f addr.Family) int {
 
 type udp struct {
 	port     uint16
+	bpf      mode
 	owner    state.Owner
 	families []addr.Family
 	networks addr.ByFamily[netip.Prefix]
@@ -62,18 +63,21 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 	if err != nil {
 		return nil, warnings, err
 	}
-	return &udp{port: o.Port, owner: s.Owner, families: s.Families, networks: s.Networks}, warnings, nil
+	if err := mode(o.BPF).check(); err != nil {
+		return nil, warnings, err
+	}
+	return &udp{port: o.Port, bpf: mode(o.BPF), owner: s.Owner, families: s.Families, networks: s.Networks}, warnings, nil
 }
 
 // Offer has no data: peers need no more than the public address, and the port
-// is the fabric's.
+// is the fabric's. Hosts of ours see whether this one's kernel takes datagrams.
 func (u *udp) Offer(n facts.Node, _ *lease.Lease) (lease.Offer, error) {
 	for _, f := range u.families {
 		if !n.Public.At(f).IsValid() {
 			return lease.Offer{}, fmt.Errorf("udp: no public %s address to offer", f)
 		}
 	}
-	return lease.Offer{Backend: Type}, nil
+	return u.announce(n, lease.Offer{Backend: Type})
 }
 
 // Local is the device with the base address of each own subnet, the forwarder
@@ -102,7 +106,8 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		t.Local.Put(f, subnet)
 	}
 	s.Tunnels = []state.Tunnel{t}
-	return s, nil
+	s.FastPaths, err = u.fastPath(t, n)
+	return s, err
 }
 
 // mtu is the largest packet that every enabled family carries: containers have
@@ -147,7 +152,9 @@ func (u *udp) Peer(_ lease.Lease, n facts.Node, p lease.Lease, _ lease.Offer) (s
 			// Its forwarder would take the datagram for an IPv4 packet.
 			errs = append(errs, fmt.Errorf("%s: %w", f, ErrPlain))
 		default:
-			s.Ends = append(s.Ends, state.TunnelEnd{Link: dev, Subnet: subnet, Dst: public})
+			end := state.TunnelEnd{Link: dev, Subnet: subnet, Dst: public}
+			s.Ends = append(s.Ends, end)
+			s.FastPeers = append(s.FastPeers, u.fastPeer(n, end, p)...)
 		}
 	}
 	return s, errors.Join(errs...)

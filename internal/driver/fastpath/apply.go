@@ -227,7 +227,7 @@ func (d *Driver) hide(ctx context.Context, c *nl.Conn, name string) (nl.Link, er
 		return d.makeHidden(ctx, c, name)
 	case err != nil:
 		return nl.Link{}, fmt.Errorf("read link %s: %w", name, err)
-	case have.Alias != hiddenAlias(d.o.Owner):
+	case have.Alias != state.FastPathAlias(d.o.Owner):
 		return nl.Link{}, fmt.Errorf("link %s has the alias %q: %w", name, have.Alias, kernel.ErrForeign)
 	}
 	return have, nil
@@ -257,7 +257,7 @@ func (d *Driver) tryHidden(ctx context.Context, c *nl.Conn, name string) (nl.Lin
 	}
 	l, err := c.LinkNamed(ctx, name)
 	if err == nil {
-		up := nl.Link{Index: l.Index, Alias: hiddenAlias(d.o.Owner), MTU: l.MTU}
+		up := nl.Link{Index: l.Index, Alias: state.FastPathAlias(d.o.Owner), MTU: l.MTU}
 		// Without IPv6 there is nothing to keep it from.
 		_ = do(ctx, c, nl.NoLinkLocal(l.Index))
 		err = do(ctx, c, nl.SetLink(up))

@@ -3,7 +3,7 @@
 // maps, and keeps the hidden VXLAN device that they need.
 //
 // Ours are the pins in one directory, which is named after the owner and the
-// network namespace, and VXLAN devices with the alias that hiddenAlias tells.
+// network namespace, and VXLAN devices with the alias state.FastPathAlias.
 // There is one fast path for an owner. Everything outlives the daemon: one that
 // starts again finds it in place, and exchanges programs of another build
 // without a packet lost.
@@ -60,10 +60,6 @@ func Dir(root string, owner state.Owner) (string, error) {
 	}
 	return filepath.Join(root, fmt.Sprintf("%s-%d", owner.Alias(), st.Ino)), nil
 }
-
-// hiddenAlias marks devices of the fast path. The link driver, which looks for
-// owner.Alias(), leaves them alone.
-func hiddenAlias(o state.Owner) string { return o.Alias() + " fast path" }
 
 // found is a fast path as it is.
 type found struct {
@@ -148,16 +144,20 @@ func diffPeers(want, have map[netip.Prefix]state.FastPeer) []reconcile.Change {
 
 // read reads the path, and the peers by way of list.
 func (d *Driver) read(ctx context.Context, want *state.Set, list func(*bpf.Path) ([]bpf.Peer, error)) (picture, error) {
+	dir, err := Dir(d.o.Root, d.o.Owner)
+	if err != nil {
+		return picture{}, err
+	}
+	// Most hosts have another backend, and some a kernel without BPF.
+	if _, err := os.Stat(dir); len(want.FastPaths) == 0 && errors.Is(err, fs.ErrNotExist) {
+		return picture{}, nil
+	}
 	c, err := nl.Dial()
 	if err != nil {
 		return picture{}, err
 	}
 	defer func() { _ = c.Close() }()
 	hidden, err := d.hidden(ctx, c)
-	if err != nil {
-		return picture{}, err
-	}
-	dir, err := Dir(d.o.Root, d.o.Owner)
 	if err != nil {
 		return picture{}, err
 	}
@@ -182,7 +182,7 @@ func (d *Driver) hidden(ctx context.Context, c *nl.Conn) ([]nl.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list VXLAN links: %w", err)
 	}
-	return slices.DeleteFunc(links, func(l nl.Link) bool { return l.Alias != hiddenAlias(d.o.Owner) }), nil
+	return slices.DeleteFunc(links, func(l nl.Link) bool { return l.Alias != state.FastPathAlias(d.o.Owner) }), nil
 }
 
 // reader describes what is there.
