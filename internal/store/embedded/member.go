@@ -151,6 +151,9 @@ func (m *Member) once(ctx context.Context) error {
 	if err := idle(m.config.Dir); err != nil {
 		return err
 	}
+	if err := m.config.check(); err != nil {
+		return err
+	}
 	initial, state := m.config.initialCluster(), embed.ClusterStateFlagNew
 	if len(m.config.Join) > 0 && !m.config.filled() {
 		var err error

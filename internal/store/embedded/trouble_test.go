@@ -97,19 +97,48 @@ func TestBusy(t *testing.T) {
 // Damaged data ends neither the process nor the stop.
 func TestDamagedData(t *testing.T) {
 	t.Parallel()
-	h := newHost(t, "h1")
-	h.start(t)
-	h.serving(t)
-	h.stop(t)
-	db := filepath.Join(h.config.Dir, "member", "snap", "db")
-	if err := os.WriteFile(db, []byte(strings.Repeat("damaged", 10000)), 0o600); err != nil {
-		t.Fatal(err)
+	for name, tt := range map[string]struct {
+		damage func(dir string) error
+		want   string
+	}{
+		"garbage": {func(dir string) error {
+			return os.WriteFile(db(dir), []byte(strings.Repeat("damaged", 10000)), 0o600)
+		}, "invalid database"},
+		"cut short": {func(dir string) error { return os.Truncate(db(dir), 8192) }, "cut short"},
+		"pages of nothing": {func(dir string) error {
+			return overwrite(db(dir), 8192, make([]byte, 80<<10))
+		}, "Page expected to be"},
+		"no file":        {func(dir string) error { return errors.Join(os.Remove(db(dir)), os.Mkdir(db(dir), 0o700)) }, "is a directory"},
+		"log is missing": {func(dir string) error { return os.RemoveAll(embedded.WALDir(dir)) }, "not the log that belongs to it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, "h1")
+			h.start(t)
+			h.serving(t)
+			h.value(t, "/net/config")
+			h.stop(t)
+			if err := tt.damage(h.config.Dir); err != nil {
+				t.Fatal(err)
+			}
+			h.start(t)
+			h.await(t, "given up", func(s embedded.State) bool { return s.Err != nil })
+			if got := h.member.State().Waiting(); !strings.Contains(got, tt.want) {
+				t.Errorf("the state says %q, want %s", got, tt.want)
+			}
+		})
 	}
-	h.start(t)
-	h.await(t, "given up", func(s embedded.State) bool { return errors.Is(s.Err, embedded.ErrDied) })
-	if got := h.member.State().Waiting(); !strings.Contains(got, "restart flanneld (data in "+h.config.Dir) {
-		t.Errorf("the state says %q", got)
+}
+
+func db(dir string) string { return filepath.Join(dir, "member", "snap", "db") }
+
+func overwrite(path string, at int64, with []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
 	}
+	_, err = f.WriteAt(with, at)
+	return errors.Join(err, f.Close())
 }
 
 // A full store says so, with the cure, and the cure works.
