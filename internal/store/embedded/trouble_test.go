@@ -40,6 +40,25 @@ func TestRefusedConfig(t *testing.T) {
 	}
 }
 
+// A directory of others is left alone, its mode included.
+func TestForeignDirectory(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, "h1")
+	h.config.Dir = t.TempDir()
+	if err := os.Mkdir(filepath.Join(h.config.Dir, "dpkg"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(h.config.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := embedded.New(h.config); err == nil || !strings.Contains(err.Error(), "holds other things") {
+		t.Errorf("taken: %v", err)
+	}
+	if info, err := os.Stat(h.config.Dir); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("it is %v now, %v", info.Mode(), err)
+	}
+}
+
 func TestKeepsItsData(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "h1")
