@@ -15,6 +15,20 @@ import (
 // for as long as a peer is away.
 const sayAgain = time.Minute
 
+// byDesign tells the warnings of every start here from others. They say nothing
+// to an operator: one port serves clients in every cluster of ours, tokens are
+// for etcd's own users, and new data has no schema version yet.
+func byDesign(message string) bool {
+	switch message {
+	case "Running http and grpc server on single port. This is not recommended for production.",
+		"simple token is not cryptographically signed",
+		"Failed to detect schema version":
+		return true
+	default:
+		return false
+	}
+}
+
 // bridge is the zap core through which etcd's warnings and errors reach slog.
 type bridge struct {
 	zapcore.LevelEnabler
@@ -54,7 +68,11 @@ func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		}
 	}
 	// etcd's errors are no errors of ours: the fabric goes on without it.
-	b.log.LogAttrs(context.Background(), slog.LevelWarn, "embedded etcd", attrs...)
+	level := slog.LevelWarn
+	if byDesign(e.Message) {
+		level = slog.LevelDebug
+	}
+	b.log.LogAttrs(context.Background(), level, "embedded etcd", attrs...)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -191,7 +192,7 @@ func (m *Member) launch(cfg *embed.Config) (*embed.Etcd, error) {
 		}()
 		e, err := embed.StartEtcd(cfg)
 		if err != nil {
-			err = fmt.Errorf("start the embedded etcd: %w", err)
+			err = fmt.Errorf("start the embedded etcd: %w%s", err, hint(err))
 		}
 		result <- launched{e, err}
 	}()
@@ -200,6 +201,18 @@ func (m *Member) launch(cfg *embed.Config) (*embed.Etcd, error) {
 		return r.etcd, r.err
 	case why := <-m.death:
 		return nil, m.died(why)
+	}
+}
+
+// hint says what to do about an address that cannot be listened on.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": is that an address of this host? Mind --etcd-embedded-listen, and --etcd-embedded-name in --etcd-embedded-cluster"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ": does another etcd run on this host? Stop it, or use it (--etcd-endpoints) without --etcd-embedded"
+	default:
+		return ""
 	}
 }
 
