@@ -27,7 +27,7 @@ func embeddedRows() []row {
 	return []row{
 		{
 			name: embeddedFlag, kind: boolean, preset: "false",
-			doc: "run a member of etcd in this process: no other etcd is needed; see embedded-etcd.md",
+			doc: "run a member of etcd in this process: no other etcd is needed; see docs/embedded-etcd.md",
 			set: into(yesNo, func(o *Options) *bool { return &o.Embedded.Enabled }),
 		},
 		{
@@ -180,21 +180,31 @@ func (p *parser) refuseEmbedded() {
 	if e.CAFile != "" && e.CertFile == "" {
 		p.refuse("--etcd-embedded-cafile: needs --etcd-embedded-certfile and --etcd-embedded-keyfile")
 	}
-	switch secure, open := e.CertFile != "", e.beyondLoopback(); {
+	far := e.beyondLoopback()
+	switch secure, open := e.CertFile != "", far != ""; {
 	case secure && e.Plaintext:
 		p.warnf("--etcd-embedded-plaintext has no effect with --etcd-embedded-certfile: TLS is used")
 	case !secure && open && !e.Plaintext:
-		p.refuse("--etcd-embedded-listen beyond loopback needs TLS: give --etcd-embedded-certfile, -keyfile and -cafile " +
-			"(embedded-etcd.md shows how to make them); or, on a network where every host is trusted, --etcd-embedded-plaintext")
+		p.refuse(fmt.Sprintf("--etcd-embedded-%s beyond loopback needs TLS: give --etcd-embedded-certfile, --etcd-embedded-keyfile "+
+			"and --etcd-embedded-cafile (docs/embedded-etcd.md shows how to make them); or, on a network where every host is trusted, "+
+			"--etcd-embedded-plaintext", far))
 	case secure && open && e.CAFile == "":
 		p.warnf("without --etcd-embedded-cafile everybody who reaches this host can change the store")
 	}
 }
 
-// beyondLoopback says whether the member is for other hosts, too.
-func (e Embedded) beyondLoopback() bool {
+// beyondLoopback names the setting that makes the member one for other hosts,
+// too; "" if none does.
+func (e Embedded) beyondLoopback() string {
 	far := func(a netip.Addr) bool { return a.IsValid() && !a.IsLoopback() }
-	return far(e.Listen) || slices.ContainsFunc(e.Cluster, func(m EtcdMember) bool { return far(m.Address) })
+	switch {
+	case far(e.Listen):
+		return "listen"
+	case slices.ContainsFunc(e.Cluster, func(m EtcdMember) bool { return far(m.Address) }):
+		return "cluster"
+	default:
+		return ""
+	}
 }
 
 // ownMember makes the member of this host the store that the daemon uses.

@@ -76,9 +76,9 @@ func TestEmbeddedWarnings(t *testing.T) {
 func TestEmbeddedErrors(t *testing.T) {
 	const on = "--etcd-embedded "
 	for _, tt := range []struct{ args, want string }{
-		{on + "--etcd-embedded-listen=192.0.2.1", "-certfile, -keyfile and -cafile (embedded-etcd.md shows how to make them); or"},
+		{on + "--etcd-embedded-listen=192.0.2.1", "--etcd-embedded-keyfile and --etcd-embedded-cafile (docs/embedded-etcd.md shows how to make them); or"},
 		{on + "--etcd-embedded-listen=192.0.2.1", "--etcd-embedded-plaintext"},
-		{on + "--etcd-embedded-cluster=a=192.0.2.1,b=192.0.2.2", "beyond loopback needs TLS"},
+		{on + "--etcd-embedded-cluster=a=192.0.2.1,b=192.0.2.2", "--etcd-embedded-cluster beyond loopback needs TLS"},
 		{on + "--etcd-embedded-join=http://192.0.2.1:2379 --etcd-embedded-cluster=a=127.0.0.1", "give one of them; a member either joins"},
 		{on + "--etcd-embedded-join=http://192.0.2.1:2379", "needs --etcd-embedded-listen"},
 		{on + "--kube-subnet-mgr", "--etcd-embedded and --kube-subnet-mgr: give one of them"},
