@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -68,7 +69,7 @@ func embeddedRows() []row {
 		},
 		{
 			name: embeddedFlag + "-plaintext", kind: boolean, preset: "false",
-			doc: "allow other hosts to reach this member without TLS: who can reach it can then change the fabric",
+			doc: "allow other hosts to reach this member without TLS, or without a certificate: who can reach it can then change the fabric",
 			set: into(yesNo, func(o *Options) *bool { return &o.Embedded.Plaintext }),
 		},
 		{
@@ -180,9 +181,13 @@ func (p *parser) refuseEmbedded() {
 	if e.CAFile != "" && e.CertFile == "" {
 		p.refuse("--etcd-embedded-cafile: needs --etcd-embedded-certfile and --etcd-embedded-keyfile")
 	}
+	p.refuseJoin()
 	far := e.beyondLoopback()
 	switch secure, open := e.CertFile != "", far != ""; {
-	case secure && e.Plaintext:
+	case secure && open && e.CAFile == "" && !e.Plaintext:
+		p.refuse("--etcd-embedded-" + far + " beyond loopback needs --etcd-embedded-cafile: without it everybody who reaches this host " +
+			"can change the store; where every host is trusted, give --etcd-embedded-plaintext, too")
+	case secure && e.Plaintext && e.CAFile != "":
 		p.warnf("--etcd-embedded-plaintext has no effect with --etcd-embedded-certfile: TLS is used")
 	case !secure && open && !e.Plaintext:
 		p.refuse(fmt.Sprintf("--etcd-embedded-%s beyond loopback needs TLS: give --etcd-embedded-certfile, --etcd-embedded-keyfile "+
@@ -190,6 +195,29 @@ func (p *parser) refuseEmbedded() {
 			"--etcd-embedded-plaintext", far))
 	case secure && open && e.CAFile == "":
 		p.warnf("without --etcd-embedded-cafile everybody who reaches this host can change the store")
+	}
+}
+
+// refuseJoin finds a way in that speaks otherwise than the members, and a member
+// that would be added where the others find themselves.
+func (p *parser) refuseJoin() {
+	e := &p.out.Embedded
+	for _, at := range e.Join {
+		u, err := url.Parse(at)
+		if err != nil || u.Host == "" { // host:port: as the certificates say
+			u = &url.URL{Host: at}
+		}
+		host, err := netip.ParseAddr(u.Hostname())
+		far := err != nil || !host.IsLoopback()
+		switch {
+		case u.Scheme == "http" && e.CertFile != "":
+			p.refuse(fmt.Sprintf("--etcd-embedded-join %s: is without TLS, but --etcd-embedded-certfile is given: must be https://…", at))
+		case u.Scheme == "https" && e.CertFile == "":
+			p.refuse(fmt.Sprintf("--etcd-embedded-join %s: needs --etcd-embedded-certfile, -keyfile and -cafile", at))
+		case far && e.Listen.IsLoopback():
+			p.refuse(fmt.Sprintf("--etcd-embedded-join %s: needs another --etcd-embedded-listen than %s, "+
+				"where other hosts find themselves", at, e.Listen))
+		}
 	}
 }
 
