@@ -3,8 +3,10 @@ package embedded
 import (
 	"context"
 	"log/slog"
+	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +29,13 @@ func byDesign(message string) bool {
 	default:
 		return false
 	}
+}
+
+// ownEnd says whether an error is only that a server of ours was closed: every
+// stop has some.
+func ownEnd(err any) bool {
+	text, _ := err.(string)
+	return strings.HasSuffix(strings.ToLower(text), "server closed") || strings.HasSuffix(text, net.ErrClosed.Error())
 }
 
 // bridge is the zap core through which etcd's warnings and errors reach slog.
@@ -61,15 +70,17 @@ func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
 	attrs := []slog.Attr{slog.String("text", e.Message)}
+	closed := false
 	for _, f := range slices.Concat(b.fields, fields) {
 		f.AddTo(enc)
 		if v, ok := enc.Fields[f.Key]; ok {
 			attrs = append(attrs, slog.Any(f.Key, v))
+			closed = closed || f.Key == "error" && ownEnd(v)
 		}
 	}
 	// etcd's errors are no errors of ours: the fabric goes on without it.
 	level := slog.LevelWarn
-	if byDesign(e.Message) {
+	if closed || byDesign(e.Message) {
 		level = slog.LevelDebug
 	}
 	b.log.LogAttrs(context.Background(), level, "embedded etcd", attrs...)
