@@ -94,6 +94,8 @@ test-root: ## driver tests in namespaces of their own
 .PHONY: lab
 lab: build ## scenarios with real processes in namespaces, and flannel's recordings [SCENARIO=vxlan/dual-nft-own]
 	@mkdir -p $(RESULTS)
+	@s='$(SCENARIO)'; ls lab/testdata/*.txtar | sed 's,.*/,,; s,\.txtar$$,,' | grep -qE -- "$${s%%/*}" || \
+	{ echo "SCENARIO=$$s: no such script; there are:" $$(cd lab/testdata && ls *.txtar | sed 's,\.txtar$$,,'); exit 1; }
 	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded) | $(call SUM,lab)
 
 .PHONY: check
