@@ -39,11 +39,11 @@ func (c Config) check() error {
 	case !info.Mode().IsRegular():
 		return unusable(path, errNoFile)
 	}
-	applied, err := readWhole(path, info.Size())
+	found, err := readWhole(path, info.Size())
 	if err != nil {
 		return unusable(path, err)
 	}
-	if applied > 0 && !c.filled() {
+	if found.applied > 0 && !c.filled() {
 		return unusable(c.Dir, errLostWAL)
 	}
 	return nil
@@ -54,9 +54,14 @@ func unusable(path string, err error) error {
 		"of several members, remove this one, move the data directory away and join anew", ErrDamaged, path, err)
 }
 
-// readWhole walks through a database of size bytes and returns the number of
-// the last entry of the log that is in it.
-func readWhole(path string, size int64) (applied uint64, err error) {
+// contents is what a database is.
+type contents struct {
+	store   bool   // it is one of etcd
+	applied uint64 // number of the last entry of the log that is in it
+}
+
+// readWhole walks through a database of size bytes.
+func readWhole(path string, size int64) (found contents, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a bad sector is one
 	defer func() {
 		if p := recover(); p != nil {
@@ -65,7 +70,7 @@ func readWhole(path string, size int64) (applied uint64, err error) {
 	}()
 	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
-		return 0, err
+		return found, err
 	}
 	defer func() { _ = db.Close() }() // it was only read
 	err = db.View(func(tx *bolt.Tx) error {
@@ -73,13 +78,14 @@ func readWhole(path string, size int64) (applied uint64, err error) {
 			return fmt.Errorf("%w: %d of %d bytes", errCut, size, tx.Size())
 		}
 		if b := tx.Bucket([]byte("meta")); b != nil {
+			found.store = tx.Bucket([]byte("key")) != nil
 			if v := b.Get([]byte("consistent_index")); len(v) == 8 {
-				applied = binary.BigEndian.Uint64(v)
+				found.applied = binary.BigEndian.Uint64(v)
 			}
 		}
 		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return walk(b) })
 	})
-	return applied, err
+	return found, err
 }
 
 // walk looks at each key below b; bolt panics on pages that are something else.

@@ -30,6 +30,7 @@ var (
 	errNoHash = errors.New("it has no hash at its end, so it was cut short or copied from a data directory " +
 		"(that is for etcdutl snapshot restore --skip-hash-check)")
 	errBadHash = errors.New("its hash is wrong: it is damaged")
+	errNoStore = errors.New("it is a database, but not of an etcd")
 )
 
 // Summary is what a snapshot holds.
@@ -43,6 +44,18 @@ type Summary struct {
 func Inspect(file string) (Summary, error) {
 	if _, err := checkHash(file); err != nil {
 		return Summary{}, err
+	}
+	// etcd's own reader ends the process on a file that is no store.
+	info, err := os.Stat(file)
+	if err != nil {
+		return Summary{}, fmt.Errorf("snapshot: %w", err)
+	}
+	found, err := readWhole(file, info.Size()-sha256.Size)
+	if err == nil && !found.store {
+		err = errNoStore
+	}
+	if err != nil {
+		return Summary{}, fmt.Errorf("snapshot %s: %w", file, err)
 	}
 	s, err := snapshot.NewV3(zap.NewNop()).Status(file)
 	if err != nil {
@@ -198,7 +211,7 @@ func (c RestoreConfig) build(hash []byte) (string, error) {
 		RevisionBump:        revisionBump, MarkCompacted: true,
 	})
 	if err != nil {
-		return "", fmt.Errorf("restore %s: %w", c.File, err)
+		return "", errors.Join(fmt.Errorf("restore %s: %w", c.File, err), os.RemoveAll(fresh))
 	}
 	return fresh, nil
 }

@@ -2,16 +2,19 @@ package embedded_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -265,6 +268,29 @@ func TestRestoreThree(t *testing.T) {
 	}
 }
 
+// hashed puts a hash behind text, as etcd does.
+func hashed(text []byte) []byte {
+	sum := sha256.Sum256(text)
+	return slices.Concat(text, sum[:])
+}
+
+func otherDatabase(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "other.db")
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 func TestRefusedSnapshots(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "h1")
@@ -281,7 +307,10 @@ func TestRefusedSnapshots(t *testing.T) {
 	h.stop(t)
 	damaged := append([]byte(nil), good...)
 	damaged[len(damaged)/2] ^= 1
-	for what, text := range map[string][]byte{"no hash": good[:len(good)-32], "hash is wrong": damaged, "no hash ": nil} {
+	for what, text := range map[string][]byte{
+		"no hash": good[:len(good)-32], "hash is wrong": damaged, "no hash ": nil,
+		"cut short": hashed(good[:8192]), "but not of an etcd": hashed(otherDatabase(t)),
+	} {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
