@@ -182,6 +182,10 @@ func (p *parser) refuseEmbedded() {
 		p.refuse("--etcd-embedded-cafile: needs --etcd-embedded-certfile and --etcd-embedded-keyfile")
 	}
 	p.refuseJoin()
+	if p.out.AllowExtension && e.CertFile == "" {
+		p.warnf("--allow-extension and --etcd-embedded without TLS: every user of this host, and every container in its network " +
+			"namespace, can write the network config and so run anything as root here; give --etcd-embedded-certfile, -keyfile and -cafile")
+	}
 	far := e.beyondLoopback()
 	switch secure, open := e.CertFile != "", far != ""; {
 	case secure && open && e.CAFile == "" && !e.Plaintext:

@@ -63,6 +63,7 @@ func TestEmbeddedWarnings(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--etcd-embedded-dir=/x", "--etcd-embedded-dir has no effect without --etcd-embedded"},
 		{"--etcd-embedded-listen=192.0.2.1", "--etcd-embedded-listen has no effect without --etcd-embedded"},
+		{"--etcd-embedded --allow-extension", "every user of this host"},
 		{tls + "--etcd-embedded-plaintext", "everybody who reaches this host can change the store"},
 		{tls + "--etcd-embedded-cafile=/ca --etcd-embedded-plaintext", "--etcd-embedded-plaintext has no effect"},
 	} {
