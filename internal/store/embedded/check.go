@@ -12,6 +12,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 var (
@@ -24,7 +25,8 @@ var (
 	errLostWAL = errors.New("there is a database but not the log that belongs to it (member/wal)")
 )
 
-// check reads the whole database before etcd does. etcd would end the process
+// check reads the whole database before etcd does, and fails with ErrBusy if a
+// member runs on it, for which etcd would wait silently and for ever. etcd would end the process
 // on damage: it meets it in goroutines of its own, and a file that is cut short
 // is a bus error there. Without its log a database has to be kept from etcd,
 // too, which would begin a new log whose first entries it takes for applied.
@@ -40,7 +42,10 @@ func (c Config) check() error {
 		return unusable(path, errNoFile)
 	}
 	found, err := readWhole(path, info.Size())
-	if err != nil {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("%s: %w", c.Dir, ErrBusy)
+	case err != nil:
 		return unusable(path, err)
 	}
 	if found.applied > 0 && !c.filled() {

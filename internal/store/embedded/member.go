@@ -149,9 +149,6 @@ func (m *Member) run(ctx context.Context) {
 
 // once starts the member and serves until it ends.
 func (m *Member) once(ctx context.Context) error {
-	if err := idle(m.config.Dir); err != nil {
-		return err
-	}
 	if err := m.config.check(); err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func TestDamagedData(t *testing.T) {
 		"pages of nothing": {func(dir string) error {
 			return overwrite(db(dir), 8192, make([]byte, 80<<10))
 		}, "Page expected to be"},
-		"no file":        {func(dir string) error { return errors.Join(os.Remove(db(dir)), os.Mkdir(db(dir), 0o700)) }, "is a directory"},
+		"no file":        {func(dir string) error { return errors.Join(os.Remove(db(dir)), os.Mkdir(db(dir), 0o700)) }, "no regular file"},
 		"log is missing": {func(dir string) error { return os.RemoveAll(embedded.WALDir(dir)) }, "not the log that belongs to it"},
 	} {
 		t.Run(name, func(t *testing.T) {
