@@ -27,7 +27,7 @@ export FLANNEL_BIN := $(BIN)
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## flanneld, flannelctl and the lab into bin/ (static, stripped)
@@ -94,6 +94,8 @@ test-root: ## driver tests in namespaces of their own
 .PHONY: lab
 lab: build ## scenarios with real processes in namespaces, flannel's recordings, the short torture test [SCENARIO=vxlan/dual-nft-own]
 	@mkdir -p $(RESULTS)
+	@s='$(SCENARIO)'; ls lab/testdata/*.txtar | sed 's,.*/,,; s,\.txtar$$,,' | grep -qE -- "$${s%%/*}" || \
+	{ echo "SCENARIO=$$s: no such script; there are:" $$(cd lab/testdata && ls *.txtar | sed 's,\.txtar$$,,'); exit 1; }
 	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded ./lab/torture) | $(call SUM,lab)
 
 .PHONY: check

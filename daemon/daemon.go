@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -62,6 +63,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	alone, err := identity.Lock(c.Options.SubnetFile)
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: flanneld must run as root", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -190,7 +194,7 @@ func (p *parts) summary() report.Status {
 	s := p.engine.Summary()
 	s.Store.Kind = "etcd"
 	if h := p.stores.inner.Health(); h.Err != nil {
-		s.Store.Error = h.Err.Error()
+		s.Store.Error = silent(p.world.opts, h.Err).Error()
 		s.Store.Age = max(s.Store.Age, time.Since(h.Since))
 	}
 	p.stores.describe(&s)

@@ -31,11 +31,8 @@ func dryRun(ctx context.Context, c Config) error {
 	reading, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	snap, err := client.Snapshot(reading)
-	if err != nil && c.Options.Embedded.Enabled {
-		return fmt.Errorf("etcd: %w (a dry run starts no embedded etcd: it asks the one that runs, or --etcd-endpoints)", err)
-	}
 	if err != nil {
-		return fmt.Errorf("etcd: %w", err)
+		return fmt.Errorf("etcd: %w", silent(c.Options, err))
 	}
 	p := &parts{log: c.Log, ring: events.New(1, time.Now)}
 	p.world = newWorld(c, host)

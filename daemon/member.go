@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/backend"
@@ -96,7 +97,10 @@ func (s *stores) describe(r *report.Status) {
 	if waiting := state.Waiting(); waiting != "" {
 		r.Store.Error = waiting
 		if !r.Ready {
-			r.NotReady = slices.Concat(r.NotReady, []string{waiting})
+			// The member knows more than the engine, which says only that.
+			r.NotReady = slices.Concat(slices.DeleteFunc(slices.Clone(r.NotReady), func(reason string) bool {
+				return strings.HasPrefix(waiting, reason+":")
+			}), []string{waiting})
 		}
 	}
 	r.Warnings = slices.Concat(r.Warnings, state.Warnings())

@@ -43,6 +43,22 @@ func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, e
 	})}, nil
 }
 
+// silent adds to an error of a store that does not answer where it was looked
+// for, and what to do.
+func silent(o options.Options, err error) error {
+	switch {
+	case !errors.Is(err, context.DeadlineExceeded):
+		return err
+	case o.Embedded.Enabled && o.DryRun:
+		return fmt.Errorf("%w (a dry run starts no embedded etcd: it asks the one that runs, or --etcd-endpoints)", err)
+	case o.Embedded.Enabled:
+		return err
+	default:
+		return fmt.Errorf("%w: does etcd answer at %s (--etcd-endpoints)? If there is none, see --etcd-embedded",
+			err, strings.Join(o.Etcd.Endpoints, ", "))
+	}
+}
+
 func etcdConfig(o options.Options) etcd.ClientConfig {
 	return etcd.ClientConfig{
 		Endpoints: o.Etcd.Endpoints, Prefix: o.Etcd.Prefix,

@@ -70,7 +70,7 @@ var (
 	errTwoSuch  = errors.New("several members have this name: give the ID that flannelctl store members shows")
 	errLast     = errors.New("it is the only member: with it the store would be gone")
 	errMajority = errors.New("the rest would have no majority")
-	errNotInIt  = errors.New("--name is not among --cluster")
+	errNotInIt  = errors.New("--name (default: the host name) is not among --cluster")
 )
 
 func (a *app) storeCommand() *cobra.Command {
@@ -86,7 +86,7 @@ func (a *app) membersCommand() *cobra.Command {
 		Long: `List the members of the store and how each of them is: leader, follower,
 learner (copies the data, and counts later), not started, unreachable. The list
 comes from the first of --etcd-endpoints that answers, also without a majority.`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd, func(s *Store) error {
 				members, err := s.Cluster.Members(cmd.Context())
@@ -160,7 +160,7 @@ never comes back with its old data.
 
 Refused if the rest would have no majority; --force skips that check, and the
 store may refuse all the same.`,
-		Args: cobra.ExactArgs(1),
+		Args: one("NAME|ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(cmd, func(s *Store) error {
 				return a.removeMember(cmd.Context(), s.Cluster, args[0], force)
@@ -245,7 +245,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 first of --etcd-endpoints that answers; an older FILE is replaced once the new
 one is complete and its hash is right. It is for root alone (mode 0600).`,
 		Example: `  flannelctl store snapshot /var/backups/flannel-store.db`,
-		Args:    cobra.ExactArgs(1),
+		Args:    one("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(cmd, func(s *Store) error {
 				info, err := s.Cluster.Snapshot(cmd.Context(), args[0])
@@ -279,7 +279,7 @@ restored; the hosts then keep their leases, or claim them again.`,
   flannelctl store restore flannel-store.db --dir /var/lib/flannel/subnet/etcd --force \
     --name h1 --cluster h1=192.0.2.1,h2=192.0.2.2,h3=192.0.2.3
   systemctl start flanneld`,
-		Args: cobra.ExactArgs(1),
+		Args: one("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			r.File = args[0]
 			return a.restore(r, cluster)

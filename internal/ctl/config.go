@@ -29,7 +29,7 @@ func (a *app) configGetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "get",
 		Short: "Print the network config as it is stored",
-		Args:  cobra.NoArgs,
+		Args:  none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd, func(s *Store) error {
 				data, _, err := s.Configs.Get(cmd.Context())
@@ -50,7 +50,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE|-",
 		Short: "Check a network config and print what it means, defaults included",
-		Args:  cobra.ExactArgs(1),
+		Args:  one("FILE, or - for standard input"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			data, err := a.read(args[0])
 			if err != nil {
@@ -72,7 +72,7 @@ func (a *app) configSetCommand() *cobra.Command {
 		Long: `Check a network config and store it, if it is valid and nobody else changed
 the stored one meanwhile. What changed is printed. Daemons keep working by the
 config they started with until they are restarted.`,
-		Args: cobra.ExactArgs(1),
+		Args: one("FILE, or - for standard input"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, err := a.read(args[0])
 			if err != nil {
@@ -90,6 +90,9 @@ config they started with until they are restarted.`,
 }
 
 func invalid(file string, err error) error {
+	if file == "-" {
+		file = "standard input"
+	}
 	return fmt.Errorf("%s is not a valid network config:\n%w", file, err)
 }
 

@@ -126,11 +126,30 @@ func group(use, short string) *cobra.Command {
 	}
 }
 
+// none refuses arguments, in place of cobra.NoArgs, which takes them for
+// mistyped commands.
+func none(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("unexpected argument %q: see %s --help", args[0], cmd.CommandPath())
+}
+
+// one wants a single argument and names it.
+func one(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%s needs %s: see %s --help", cmd.CommandPath(), what, cmd.CommandPath())
+		}
+		return none(cmd, args[1:])
+	}
+}
+
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of flannelctl",
-		Args:  cobra.NoArgs,
+		Args:  none,
 		RunE: func(*cobra.Command, []string) error {
 			return a.show(map[string]string{"version": a.Version}, func(w io.Writer) {
 				put(w, "flannelctl %s\n", a.Version)

@@ -139,7 +139,9 @@ func TestReference(t *testing.T) {
 		"The options for the store can also come from the environment, as for flanneld:\n" +
 		"`FLANNELD_ETCD_ENDPOINTS`, `FLANNELD_ETCD_PREFIX`, `FLANNELD_ETCD_CAFILE`,\n" +
 		"`FLANNELD_ETCD_CERTFILE`, `FLANNELD_ETCD_KEYFILE`, `FLANNELD_ETCD_USERNAME`,\n" +
-		"`FLANNELD_ETCD_PASSWORD`. The command line wins; an empty variable is ignored.\n")
+		"`FLANNELD_ETCD_PASSWORD`. The command line wins; an empty variable is ignored.\n" +
+		"flannelctl does not read /etc/default/flanneld by itself; on a host whose store is\n" +
+		"elsewhere, `set -a; . /etc/default/flanneld` gives a shell the daemon's variables.\n")
 	root := ctl.Command(testEnv())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -18,7 +18,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Show the state of the flanneld of this host after its last pass.
 
 Exit code 3 means that it runs but is not ready; the reasons are shown.`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := control.NewClient(a.socket).Status(cmd.Context())
 			if err != nil {
@@ -39,7 +39,7 @@ func (a *app) planCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "plan",
 		Short: "Show what flanneld would change on this host now, changing nothing",
-		Args:  cobra.NoArgs,
+		Args:  none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			plan, err := control.NewClient(a.socket).Plan(cmd.Context())
 			if err != nil {
@@ -73,7 +73,7 @@ func (a *app) eventsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "events",
 		Short: "Show what flanneld did and met lately on this host, oldest first",
-		Args:  cobra.NoArgs,
+		Args:  none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			events, err := control.NewClient(a.socket).Events(cmd.Context())
 			if err != nil {

@@ -33,7 +33,7 @@ environment.
 It fails, after writing, while a route sends this host's own subnet through a
 gateway: such a route is left over from another owner of the subnet, and
 containers could not be reached.`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(*cobra.Command, []string) error {
 			if !regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`).MatchString(o.Key) {
 				return fmt.Errorf("-k %q: a variable's name has letters, digits and underscores", o.Key)

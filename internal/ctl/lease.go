@@ -31,7 +31,7 @@ func (a *app) leaseListCommand() *cobra.Command {
 KIND is flannel-ng or flannel, after the holder, or reserved: kept for a host
 and never expiring. HOST says whether the holder is alive; a plain flannel host
 does not show it.`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd, func(s *Store) error {
 				leases, err := s.Admin.Leases(cmd.Context())
@@ -62,7 +62,7 @@ type leaseView struct {
 // has taken names no backend; read as flannel reads it, that is udp.
 func backendOf(l Lease) string {
 	if l.Reserved && l.Owner == "" && l.Offer.Backend == config.DefaultBackend {
-		return "-"
+		return ""
 	}
 	return l.Offer.Backend
 }
@@ -134,7 +134,7 @@ exists. Give one subnet and one address for each family of the network. A
 reservation never expires; flannelctl lease release ends it.`,
 		Example: `  flannelctl lease reserve 10.5.34.0/24 --node 192.0.2.7
   flannelctl lease reserve 10.5.34.0/24,fc00:5:0:12::/64 --node 192.0.2.7,2001:db8::7`,
-		Args: cobra.ExactArgs(1),
+		Args: one("SUBNET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			subnets, err := parseSubnets(args[0])
 			if err != nil {
@@ -248,7 +248,7 @@ func (a *app) leaseReleaseCommand() *cobra.Command {
 		Long: `Give a lease or a reservation back. A lease whose host is alive is
 only released with --force: its containers lose their peers until the host has
 a new lease. The reservation of a living host becomes an ordinary lease.`,
-		Args: cobra.ExactArgs(1),
+		Args: one("SUBNET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(cmd, func(s *Store) error {
 				leases, err := s.Admin.Leases(cmd.Context())

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/report"
 )
 
@@ -77,7 +78,8 @@ func ownLease(l report.Lease, now time.Time) string {
 	if len(l.Public) > 0 {
 		out += " as " + strings.Join(l.Public, " ")
 	}
-	if len(l.Subnets) > 0 {
+	// A lease that is not held and has no end is from the last known good picture.
+	if len(l.Subnets) > 0 && (l.State == lease.Owned.String() || !l.Expires.IsZero()) {
 		out += ", " + expiry(l.Expires, now)
 	}
 	if l.Reason != "" {

@@ -111,7 +111,10 @@ func (a *app) withStore(cmd *cobra.Command, what func(*Store) error) error {
 	}
 	err = errors.Join(what(s), s.Close())
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: does etcd answer at %s (--etcd-endpoints)?", err, strings.Join(a.store.Endpoints, ", "))
+		err = fmt.Errorf("%w: does etcd answer at %s (--etcd-endpoints)?", err, strings.Join(a.store.Endpoints, ", "))
+		if a.store.CertFile == "" {
+			err = fmt.Errorf("%w If it has TLS, write https:// and give --etcd-cafile, --etcd-certfile and --etcd-keyfile", err)
+		}
 	}
 	return err
 }

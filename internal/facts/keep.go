@@ -30,7 +30,9 @@ func Keep(prev Node, links []Link, w Wish) (Node, bool) {
 }
 
 // follow keeps the address had, while it is usable; otherwise it takes the
-// best. A deprecated address that has no successor still works.
+// best. A link-local address is kept only for want of others: it is the first
+// that a link has when it comes up, long before a router or DHCP gives another.
+// A deprecated address that has no successor still works.
 func (l Link) follow(f addr.Family, had netip.Addr, fixed bool) (netip.Addr, bool) {
 	if !had.IsValid() {
 		return had, false
@@ -38,15 +40,16 @@ func (l Link) follow(f addr.Family, had netip.Addr, fixed bool) (netip.Addr, boo
 	if fixed {
 		return had, l.has(had)
 	}
+	best, ok := l.best(f, anyAddress)
+	if !ok {
+		return had, l.has(had)
+	}
 	for _, a := range l.usable(f) {
-		if a.Prefix.Addr() == had {
+		if a.Prefix.Addr() == had && had.IsLinkLocalUnicast() == best.IsLinkLocalUnicast() {
 			return had, true
 		}
 	}
-	if a, ok := l.best(f, anyAddress); ok {
-		return a, true
-	}
-	return had, l.has(had)
+	return best, true
 }
 
 // Hold is prev as it was last known, with what still is of its uplink, and a

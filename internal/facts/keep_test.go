@@ -20,6 +20,28 @@ func selected(t *testing.T, w facts.Wish) facts.Node {
 	return n
 }
 
+// A link that comes up has a link-local address first. It is left for another as
+// soon as there is one, and that one is kept.
+func TestKeepLinkLocal(t *testing.T) {
+	w := facts.Wish{Families: dual()}
+	n := selected(t, w)
+	for _, step := range []struct {
+		addrs  []string
+		source addr.ByFamily[netip.Addr]
+	}{
+		{[]string{"198.51.100.1/24", "fe80::1/64"}, ips("198.51.100.1", "fe80::1")},
+		{[]string{"198.51.100.1/24", "fe80::1/64", "fe80::2/64"}, ips("198.51.100.1", "fe80::1")},
+		{[]string{"169.254.0.9/16", "fe80::1/64", "2001:db8::1/64"}, ips("169.254.0.9", "2001:db8::1")},
+		{[]string{"169.254.0.9/16", "198.51.100.1/24", "fe80::1/64", "2001:db8::1/64"}, ips("198.51.100.1", "2001:db8::1")},
+		{[]string{"169.254.0.9/16", "198.51.100.1/24", "fe80::1/64", "2001:db8::1/64"}, ips("198.51.100.1", "2001:db8::1")},
+	} {
+		var ok bool
+		if n, ok = facts.Keep(n, uplink(step.addrs...), w); !ok || n.Source != step.source {
+			t.Fatalf("%s: from %v, want from %v", step.addrs, n.Source, step.source)
+		}
+	}
+}
+
 // uplink is host with other addresses on eth0.
 func uplink(addrs ...string) []facts.Link {
 	links := host()

@@ -61,7 +61,7 @@ func New(store Store, o Options) *Keeper {
 		o.Changed = func() {}
 	}
 	k := &Keeper{store: store, opt: o, wake: make(chan struct{}, 1)}
-	k.holding = lease.Holding{Reason: "the store has not answered yet", Since: o.Now()}
+	k.holding = lease.Holding{Reason: "none was asked for so far", Since: o.Now()}
 	k.loop = loop{results: make(chan result, 1), retry: retry{rng: rand.New(rand.NewPCG(o.Seed, 0))}} //nolint:gosec // spreads load, hides nothing
 	return k
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -27,7 +28,7 @@ func embeddedRows() []row {
 	return []row{
 		{
 			name: embeddedFlag, kind: boolean, preset: "false",
-			doc: "run a member of etcd in this process: no other etcd is needed; see embedded-etcd.md",
+			doc: "run a member of etcd in this process: no other etcd is needed; see docs/embedded-etcd.md",
 			set: into(yesNo, func(o *Options) *bool { return &o.Embedded.Enabled }),
 		},
 		{
@@ -68,7 +69,7 @@ func embeddedRows() []row {
 		},
 		{
 			name: embeddedFlag + "-plaintext", kind: boolean, preset: "false",
-			doc: "allow other hosts to reach this member without TLS: who can reach it can then change the fabric",
+			doc: "allow other hosts to reach this member without TLS, or without a certificate: who can reach it can then change the fabric",
 			set: into(yesNo, func(o *Options) *bool { return &o.Embedded.Plaintext }),
 		},
 		{
@@ -180,21 +181,62 @@ func (p *parser) refuseEmbedded() {
 	if e.CAFile != "" && e.CertFile == "" {
 		p.refuse("--etcd-embedded-cafile: needs --etcd-embedded-certfile and --etcd-embedded-keyfile")
 	}
-	switch secure, open := e.CertFile != "", e.beyondLoopback(); {
-	case secure && e.Plaintext:
+	p.refuseJoin()
+	if p.out.AllowExtension && e.CertFile == "" {
+		p.warnf("--allow-extension and --etcd-embedded without TLS: every user of this host, and every container in its network " +
+			"namespace, can write the network config and so run anything as root here; give --etcd-embedded-certfile, -keyfile and -cafile")
+	}
+	far := e.beyondLoopback()
+	switch secure, open := e.CertFile != "", far != ""; {
+	case secure && open && e.CAFile == "" && !e.Plaintext:
+		p.refuse("--etcd-embedded-" + far + " beyond loopback needs --etcd-embedded-cafile: without it everybody who reaches this host " +
+			"can change the store; where every host is trusted, give --etcd-embedded-plaintext, too")
+	case secure && e.Plaintext && e.CAFile != "":
 		p.warnf("--etcd-embedded-plaintext has no effect with --etcd-embedded-certfile: TLS is used")
 	case !secure && open && !e.Plaintext:
-		p.refuse("--etcd-embedded-listen beyond loopback needs TLS: give --etcd-embedded-certfile, -keyfile and -cafile " +
-			"(embedded-etcd.md shows how to make them); or, on a network where every host is trusted, --etcd-embedded-plaintext")
+		p.refuse(fmt.Sprintf("--etcd-embedded-%s beyond loopback needs TLS: give --etcd-embedded-certfile, --etcd-embedded-keyfile "+
+			"and --etcd-embedded-cafile (docs/embedded-etcd.md shows how to make them); or, on a network where every host is trusted, "+
+			"--etcd-embedded-plaintext", far))
 	case secure && open && e.CAFile == "":
 		p.warnf("without --etcd-embedded-cafile everybody who reaches this host can change the store")
 	}
 }
 
-// beyondLoopback says whether the member is for other hosts, too.
-func (e Embedded) beyondLoopback() bool {
+// refuseJoin finds a way in that speaks otherwise than the members, and a member
+// that would be added where the others find themselves.
+func (p *parser) refuseJoin() {
+	e := &p.out.Embedded
+	for _, at := range e.Join {
+		u, err := url.Parse(at)
+		if err != nil || u.Host == "" { // host:port: as the certificates say
+			u = &url.URL{Host: at}
+		}
+		host, err := netip.ParseAddr(u.Hostname())
+		far := err != nil || !host.IsLoopback()
+		switch {
+		case u.Scheme == "http" && e.CertFile != "":
+			p.refuse(fmt.Sprintf("--etcd-embedded-join %s: is without TLS, but --etcd-embedded-certfile is given: must be https://…", at))
+		case u.Scheme == "https" && e.CertFile == "":
+			p.refuse(fmt.Sprintf("--etcd-embedded-join %s: needs --etcd-embedded-certfile, -keyfile and -cafile", at))
+		case far && e.Listen.IsLoopback():
+			p.refuse(fmt.Sprintf("--etcd-embedded-join %s: needs another --etcd-embedded-listen than %s, "+
+				"where other hosts find themselves", at, e.Listen))
+		}
+	}
+}
+
+// beyondLoopback names the setting that makes the member one for other hosts,
+// too; "" if none does.
+func (e Embedded) beyondLoopback() string {
 	far := func(a netip.Addr) bool { return a.IsValid() && !a.IsLoopback() }
-	return far(e.Listen) || slices.ContainsFunc(e.Cluster, func(m EtcdMember) bool { return far(m.Address) })
+	switch {
+	case far(e.Listen):
+		return "listen"
+	case slices.ContainsFunc(e.Cluster, func(m EtcdMember) bool { return far(m.Address) }):
+		return "cluster"
+	default:
+		return ""
+	}
 }
 
 // ownMember makes the member of this host the store that the daemon uses.

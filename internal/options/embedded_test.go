@@ -63,7 +63,8 @@ func TestEmbeddedWarnings(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--etcd-embedded-dir=/x", "--etcd-embedded-dir has no effect without --etcd-embedded"},
 		{"--etcd-embedded-listen=192.0.2.1", "--etcd-embedded-listen has no effect without --etcd-embedded"},
-		{tls, "everybody who reaches this host can change the store"},
+		{"--etcd-embedded --allow-extension", "every user of this host"},
+		{tls + "--etcd-embedded-plaintext", "everybody who reaches this host can change the store"},
 		{tls + "--etcd-embedded-cafile=/ca --etcd-embedded-plaintext", "--etcd-embedded-plaintext has no effect"},
 	} {
 		o := parse(t, strings.Fields(tt.args), nil)
@@ -75,12 +76,23 @@ func TestEmbeddedWarnings(t *testing.T) {
 
 func TestEmbeddedErrors(t *testing.T) {
 	const on = "--etcd-embedded "
+	const secure = "--etcd-embedded-listen=192.0.2.4 --etcd-embedded-certfile=/c --etcd-embedded-keyfile=/k"
 	for _, tt := range []struct{ args, want string }{
-		{on + "--etcd-embedded-listen=192.0.2.1", "-certfile, -keyfile and -cafile (embedded-etcd.md shows how to make them); or"},
+		{on + "--etcd-embedded-listen=192.0.2.1", "--etcd-embedded-keyfile and --etcd-embedded-cafile (docs/embedded-etcd.md shows how to make them); or"},
 		{on + "--etcd-embedded-listen=192.0.2.1", "--etcd-embedded-plaintext"},
-		{on + "--etcd-embedded-cluster=a=192.0.2.1,b=192.0.2.2", "beyond loopback needs TLS"},
+		{on + "--etcd-embedded-cluster=a=192.0.2.1,b=192.0.2.2", "--etcd-embedded-cluster beyond loopback needs TLS"},
 		{on + "--etcd-embedded-join=http://192.0.2.1:2379 --etcd-embedded-cluster=a=127.0.0.1", "give one of them; a member either joins"},
 		{on + "--etcd-embedded-join=http://192.0.2.1:2379", "needs --etcd-embedded-listen"},
+		{on + secure, "--etcd-embedded-listen beyond loopback needs --etcd-embedded-cafile"},
+		{on + secure + " --etcd-embedded-join=http://192.0.2.1:2379", "must be https://"},
+		{
+			on + "--etcd-embedded-listen=192.0.2.4 --etcd-embedded-plaintext --etcd-embedded-join=https://192.0.2.1:2379",
+			"needs --etcd-embedded-certfile",
+		},
+		{
+			on + "--etcd-embedded-listen=127.0.0.1 --etcd-embedded-join=192.0.2.1:2379",
+			"another --etcd-embedded-listen than 127.0.0.1",
+		},
 		{on + "--kube-subnet-mgr", "--etcd-embedded and --kube-subnet-mgr: give one of them"},
 		{on + "--etcd-embedded-certfile=/c", "--etcd-embedded-certfile and --etcd-embedded-keyfile: must be given together"},
 		{on + "--etcd-embedded-cafile=/ca", "--etcd-embedded-cafile: needs --etcd-embedded-certfile"},

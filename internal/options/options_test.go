@@ -236,6 +236,7 @@ func TestErrors(t *testing.T) {
 		{args: "--etcd-password=hunter2", want: "--etcd-password: needs --etcd-username"},
 		{args: "--etcd-prefix=", want: `--etcd-prefix "": must not be empty`},
 		{args: "--etcd-endpoints=,", want: `--etcd-endpoints ",": must list at least one server`},
+		{args: "--etcd-endpoints=etcd1", want: "must be URLs such as https://192.0.2.1:2379, or host:port"},
 		{args: "--etcd-endpoints=ftp://192.0.2.1", want: "must be URLs such as https://192.0.2.1:2379"},
 		{args: "--subnet-file=", want: "--subnet-file: must not be empty"},
 		{args: "--kube-subnet-mgr", want: "--kube-subnet-mgr: not in this build yet"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"net/netip"
 	"net/url"
 	"path"
@@ -214,7 +215,11 @@ func checkEndpoint(e string) error {
 	case !strings.Contains(e, "://") && strings.Contains(e, "@"):
 		return errPassword
 	case !strings.Contains(e, "://"):
-		return nil // host:port, which the client takes for http
+		// host:port, which the client takes for http
+		if _, _, err := net.SplitHostPort(e); err != nil {
+			return errors.New("must be URLs such as https://192.0.2.1:2379, or host:port")
+		}
+		return nil
 	case err != nil || !slices.Contains([]string{"http", "https", "unix", "unixs"}, u.Scheme):
 		return errors.New("must be URLs such as https://192.0.2.1:2379")
 	case u.User != nil:

@@ -34,6 +34,10 @@ const maxDescriptors = 253
 const (
 	// farewell is how long a forwarder may take from SIGTERM to its end.
 	farewell = time.Second
+	// burial is how long the kernel may take from SIGKILL to the end, which is
+	// certain: a TUN device is let go only when no CPU can still see it, and on a
+	// busy host that takes seconds.
+	burial = 10 * time.Second
 	// glance is enough to see an end that has been already.
 	glance = 10 * time.Millisecond
 )
@@ -159,19 +163,52 @@ func (p *Predecessor) kill() error {
 		return fmt.Errorf("forwarder %d: %w", cred.Pid, err)
 	}
 	defer func() { _ = process.Release() }()
-	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGKILL} {
-		// The number was its own only if it has not ended before we held it.
-		if p.gone(glance) == nil {
-			return nil
+	// The number was its own only if it has not ended before we held it.
+	if p.gone(glance) == nil {
+		return nil
+	}
+	for _, last := range []struct {
+		signal os.Signal
+		wait   time.Duration
+	}{{unix.SIGTERM, farewell}, {unix.SIGKILL, burial}} {
+		if err := process.Signal(last.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return fmt.Errorf("%s to forwarder %d: %w", last.signal, cred.Pid, err)
 		}
-		if err := process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("%s to forwarder %d: %w", sig, cred.Pid, err)
-		}
-		if p.gone(farewell) == nil {
+		if p.dead(process, last.wait) == nil {
 			return nil
 		}
 	}
-	return fmt.Errorf("forwarder %d outlives SIGKILL", cred.Pid)
+	return fmt.Errorf("forwarder %d outlives SIGKILL by %s", cred.Pid, burial)
+}
+
+// dead waits until the process on the other side has ended: the conversation
+// may end before the device is free. Kernels without handles of processes
+// (before 5.4) have only that to tell.
+func (p *Predecessor) dead(process *os.Process, within time.Duration) error {
+	var cause error
+	err := process.WithHandle(func(handle uintptr) { cause = awaitInput(int(handle), within) })
+	if errors.Is(err, os.ErrNoHandle) {
+		return p.gone(within)
+	}
+	return errors.Join(err, cause)
+}
+
+// awaitInput waits until fd can be read: that of a process when it has ended.
+func awaitInput(fd int, within time.Duration) error {
+	for end := time.Now().Add(within); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return os.ErrDeadlineExceeded
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
+		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
+		switch {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return err
+		case n > 0:
+			return nil
+		}
+	}
 }
 
 // receive reads an answer and the descriptors that come with it. The files

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -25,7 +28,41 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// lingerVerb makes the test binary a forwarder that does not answer.
+const lingerVerb = "linger"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == lingerVerb {
+		if err := linger(os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// linger listens and never answers. On SIGTERM it closes what it has, and ends
+// a while later.
+func linger(path string) error {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	conn, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	<-term
+	if err := errors.Join(conn.Close(), l.Close()); err != nil {
+		return err
+	}
+	<-time.After(300 * time.Millisecond)
+	return nil
+}
 
 const timeout = 10 * time.Second
 
@@ -256,6 +293,30 @@ func TestSilent(t *testing.T) {
 	_, err := tunnel.Succeed(t.Context(), path, slog.New(slog.DiscardHandler))
 	if err == nil || errors.Is(err, tunnel.ErrNoForwarder) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("succeed: %v", err)
+	}
+}
+
+// A forwarder that is ended has ended, and not only its conversation: what it
+// had open is free.
+func TestEndedIsDead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.sock")
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", lingerVerb, path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }() // it is buried below
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "listening\n" {
+		t.Fatal(line, err)
+	}
+	if _, err := tunnel.Succeed(t.Context(), path, slog.New(slog.DiscardHandler)); !errors.Is(err, tunnel.ErrNoForwarder) {
+		t.Errorf("succeeded one that does not answer: %v", err)
+	}
+	if pid, err := unix.Wait4(cmd.Process.Pid, nil, unix.WNOHANG, nil); err != nil || pid != cmd.Process.Pid {
+		t.Errorf("it is still there: %d, %v", pid, err)
 	}
 }
 

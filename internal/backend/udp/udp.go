@@ -35,6 +35,8 @@ const minimumMTU = 1280
 var (
 	// ErrMTU says that the underlay's packets are too small for a tunnel.
 	ErrMTU = errors.New("underlay MTU too small")
+	// ErrLinkLocal says that an address means nothing without a link.
+	ErrLinkLocal = errors.New("link-local address")
 	// ErrPlain says why a peer is not reached over IPv6.
 	ErrPlain = errors.New("plain flannel carries no IPv6 by udp")
 )
@@ -76,6 +78,9 @@ func (u *udp) Offer(n facts.Node, _ *lease.Lease) (lease.Offer, error) {
 		if !n.Public.At(f).IsValid() {
 			return lease.Offer{}, fmt.Errorf("udp: no public %s address to offer", f)
 		}
+		if err := reachable(n.Public.At(f), n); err != nil {
+			return lease.Offer{}, err
+		}
 	}
 	return u.announce(n, lease.Offer{Backend: Type})
 }
@@ -99,6 +104,9 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 	}
 	t := state.Tunnel{Link: dev, Port: u.port}
 	for _, f := range u.families {
+		if err := reachable(source(f, n), n); err != nil {
+			return state.Set{}, err
+		}
 		subnet := self.Subnets.At(f)
 		s.Addresses = append(s.Addresses, state.Address{Link: dev, Prefix: addr.Single(subnet.Addr())})
 		s.Routes = append(s.Routes, state.Route{Dst: u.networks.At(f), Link: dev})
@@ -108,6 +116,14 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 	s.Tunnels = []state.Tunnel{t}
 	s.FastPaths, err = u.fastPath(t, n)
 	return s, err
+}
+
+// reachable refuses what the forwarder cannot bind, nor those of peers send to.
+func reachable(a netip.Addr, n facts.Node) error {
+	if !facts.LinkLocal(a) {
+		return nil
+	}
+	return fmt.Errorf("udp: %w: the uplink %s has no IPv6 address but %s: give it another, or set EnableIPv6 to false", ErrLinkLocal, n.Uplink.Name, a)
 }
 
 // mtu is the largest packet that every enabled family carries: containers have

@@ -93,3 +93,29 @@ func TestNoAddressToOffer(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The forwarder could not bind it, and then had no IPv4 either.
+func TestLinkLocal(t *testing.T) {
+	families := []addr.Family{addr.IPv4, addr.IPv6}
+	b, _, err := udp.New(backend.Setup{Options: config.Backend{Type: "udp"}, Families: families})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := backendtest.Node(families, 1)
+	alone := netip.MustParseAddr("fe80::1")
+	n.Source.Put(addr.IPv6, alone)
+	self := lease.Lease{Subnets: addr.Pair(netip.MustParsePrefix("10.5.1.0/24"), netip.MustParsePrefix("fc00:5:0:1::/64"))}
+	public := n.Public
+	n.Public.Put(addr.IPv6, alone)
+	if _, err := b.Offer(n, nil); !errors.Is(err, udp.ErrLinkLocal) {
+		t.Errorf("offered: %v", err)
+	}
+	if _, err := b.Local(self, n); !errors.Is(err, udp.ErrLinkLocal) {
+		t.Errorf("used: %v", err)
+	}
+	n.Public = public
+	n.Source.Put(addr.IPv6, public.At(addr.IPv6))
+	if _, err := b.Offer(n, nil); err != nil {
+		t.Error(err)
+	}
+}

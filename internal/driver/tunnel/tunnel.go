@@ -34,7 +34,7 @@ const (
 	patience = 5 * time.Second
 	// effort is how long it may take to end a forwarder that hangs, and to
 	// start another.
-	effort = 15 * time.Second
+	effort = 20 * time.Second
 )
 
 // Options are the settings of a Driver.

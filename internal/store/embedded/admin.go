@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -129,12 +131,31 @@ func (a *Admin) Snapshot(ctx context.Context, file string) (Summary, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", endpoint, err))
 			continue
 		}
-		one := a.config
-		one.Endpoints = []string{endpoint}
-		if _, err := snapshot.SaveWithVersion(ctx, zap.NewNop(), one, file); err != nil {
+		out, err := a.save(ctx, endpoint, file)
+		if err != nil {
 			return Summary{}, fmt.Errorf("snapshot of %s: %w", endpoint, err)
 		}
-		return Inspect(file)
+		return out, nil
 	}
 	return Summary{}, fmt.Errorf("no etcd answers: %w", errors.Join(errs...))
+}
+
+// save has etcd's client write to a directory that only we can enter: it opens
+// the name with .part behind it, whatever and whosever that is.
+func (a *Admin) save(ctx context.Context, endpoint, file string) (Summary, error) {
+	private, err := os.MkdirTemp(filepath.Dir(file), ".snapshot-")
+	if err != nil {
+		return Summary{}, err
+	}
+	defer func() { _ = os.RemoveAll(private) }()
+	config, fresh := a.config, filepath.Join(private, "db")
+	config.Endpoints = []string{endpoint}
+	if _, err := snapshot.SaveWithVersion(ctx, zap.NewNop(), config, fresh); err != nil {
+		return Summary{}, err
+	}
+	out, err := Inspect(fresh)
+	if err != nil {
+		return Summary{}, err
+	}
+	return out, os.Rename(fresh, file)
 }

@@ -252,3 +252,18 @@ func TestGrow(t *testing.T) {
 		t.Errorf("log %s", h.log)
 	}
 }
+
+// Who is listed as a member of a cluster that was formed without it hears from
+// all of them, and never of a leader.
+func TestListedTooLate(t *testing.T) {
+	t.Parallel()
+	h1, h2 := newHost(t, "h1"), newHost(t, "h2")
+	h1.config.Cluster = []embedded.Peer{{Name: "h1", At: h1.at()}}
+	h1.start(t)
+	h1.serving(t)
+	h2.config.Cluster = []embedded.Peer{{Name: "h1", At: h1.at()}, {Name: "h2", At: h2.at()}}
+	h2.start(t)
+	h2.await(t, "waiting", func(s embedded.State) bool {
+		return strings.Contains(s.Waiting(), "2 of 2 members reachable, and no leader") && strings.Contains(s.Waiting(), "--etcd-embedded-join")
+	})
+}

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -66,6 +67,7 @@ type Files struct{ Cert, Key, CA string }
 var (
 	errNotListed  = errors.New("this member is not in its own cluster")
 	errListenElse = errors.New("two addresses for this member")
+	errForeignDir = errors.New("it holds other things than the data of a member")
 )
 
 // complete fills in defaults and checks what must fit together.
@@ -162,8 +164,18 @@ func (c Config) initialCluster() string {
 	return strings.Join(out, ",")
 }
 
-// makeDir makes the data directory; what is in it is for root alone.
+// makeDir makes the data directory; what is in it is for root alone. One that
+// holds something else, /var/lib for example, is not ours to close to others.
 func (c Config) makeDir() error {
+	entries, err := os.ReadDir(c.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("data directory of the embedded etcd: %w", err)
+	}
+	member := func(e fs.DirEntry) bool { return e.Name() == "member" }
+	other := func(e fs.DirEntry) bool { return e.Name() != "lost+found" && e.Name() != ".touch" } // of a disk, of etcd
+	if slices.ContainsFunc(entries, other) && !slices.ContainsFunc(entries, member) {
+		return fmt.Errorf("--etcd-embedded-dir %s: %w: give a directory that does not exist yet", c.Dir, errForeignDir)
+	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return fmt.Errorf("data directory of the embedded etcd: %w", err)
 	}

@@ -13,8 +13,7 @@ import (
 // ErrBusy says that a process uses the data directory now.
 var ErrBusy = errors.New("a running etcd or flanneld uses this data directory")
 
-// idle fails with ErrBusy if a member runs on the data directory. etcd itself
-// would wait for it silently and forever.
+// idle fails with ErrBusy if a member runs on the data directory.
 func idle(dir string) error {
 	db := filepath.Join(dir, "member", "snap", "db")
 	f, err := os.OpenFile(db, os.O_RDWR, 0)

@@ -3,8 +3,10 @@ package embedded
 import (
 	"context"
 	"log/slog"
+	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,6 +16,27 @@ import (
 // sayAgain is how often etcd's same message is passed on: it repeats itself
 // for as long as a peer is away.
 const sayAgain = time.Minute
+
+// byDesign tells the warnings of every start here from others. They say nothing
+// to an operator: one port serves clients in every cluster of ours, tokens are
+// for etcd's own users, and new data has no schema version yet.
+func byDesign(message string) bool {
+	switch message {
+	case "Running http and grpc server on single port. This is not recommended for production.",
+		"simple token is not cryptographically signed",
+		"Failed to detect schema version":
+		return true
+	default:
+		return false
+	}
+}
+
+// ownEnd says whether an error is only that a server of ours was closed: every
+// stop has some.
+func ownEnd(err any) bool {
+	text, _ := err.(string)
+	return strings.HasSuffix(strings.ToLower(text), "server closed") || strings.HasSuffix(text, net.ErrClosed.Error())
+}
 
 // bridge is the zap core through which etcd's warnings and errors reach slog.
 type bridge struct {
@@ -47,14 +70,20 @@ func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
 	attrs := []slog.Attr{slog.String("text", e.Message)}
+	closed := false
 	for _, f := range slices.Concat(b.fields, fields) {
 		f.AddTo(enc)
 		if v, ok := enc.Fields[f.Key]; ok {
 			attrs = append(attrs, slog.Any(f.Key, v))
+			closed = closed || f.Key == "error" && ownEnd(v)
 		}
 	}
 	// etcd's errors are no errors of ours: the fabric goes on without it.
-	b.log.LogAttrs(context.Background(), slog.LevelWarn, "embedded etcd", attrs...)
+	level := slog.LevelWarn
+	if closed || byDesign(e.Message) {
+		level = slog.LevelDebug
+	}
+	b.log.LogAttrs(context.Background(), level, "embedded etcd", attrs...)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -148,7 +149,7 @@ func (m *Member) run(ctx context.Context) {
 
 // once starts the member and serves until it ends.
 func (m *Member) once(ctx context.Context) error {
-	if err := idle(m.config.Dir); err != nil {
+	if err := m.config.check(); err != nil {
 		return err
 	}
 	initial, state := m.config.initialCluster(), embed.ClusterStateFlagNew
@@ -188,7 +189,7 @@ func (m *Member) launch(cfg *embed.Config) (*embed.Etcd, error) {
 		}()
 		e, err := embed.StartEtcd(cfg)
 		if err != nil {
-			err = fmt.Errorf("start the embedded etcd: %w", err)
+			err = fmt.Errorf("start the embedded etcd: %w%s", err, hint(err))
 		}
 		result <- launched{e, err}
 	}()
@@ -197,6 +198,18 @@ func (m *Member) launch(cfg *embed.Config) (*embed.Etcd, error) {
 		return r.etcd, r.err
 	case why := <-m.death:
 		return nil, m.died(why)
+	}
+}
+
+// hint says what to do about an address that cannot be listened on.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": is that an address of this host? Mind --etcd-embedded-listen, and --etcd-embedded-name in --etcd-embedded-cluster"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ": does another etcd run on this host? Stop it, or use it (--etcd-endpoints) without --etcd-embedded"
+	default:
+		return ""
 	}
 }
 

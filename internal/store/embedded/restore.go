@@ -10,10 +10,12 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // revisionBump is how far the revision of a restored store jumps: beyond
@@ -25,8 +27,10 @@ var (
 	// ErrNotEmpty says that the data directory has something in it.
 	ErrNotEmpty = errors.New("data directory is not empty")
 
-	errNoHash  = errors.New("it has no hash at its end, so it was cut short or copied from a data directory")
+	errNoHash = errors.New("it has no hash at its end, so it was cut short or copied from a data directory " +
+		"(that is for etcdutl snapshot restore --skip-hash-check)")
 	errBadHash = errors.New("its hash is wrong: it is damaged")
+	errNoStore = errors.New("it is a database, but not of an etcd")
 )
 
 // Summary is what a snapshot holds.
@@ -40,6 +44,18 @@ type Summary struct {
 func Inspect(file string) (Summary, error) {
 	if _, err := checkHash(file); err != nil {
 		return Summary{}, err
+	}
+	// etcd's own reader ends the process on a file that is no store.
+	info, err := os.Stat(file)
+	if err != nil {
+		return Summary{}, fmt.Errorf("snapshot: %w", err)
+	}
+	found, err := readWhole(file, info.Size()-sha256.Size)
+	if err == nil && !found.store {
+		err = errNoStore
+	}
+	if err != nil {
+		return Summary{}, fmt.Errorf("snapshot %s: %w", file, err)
 	}
 	s, err := snapshot.NewV3(zap.NewNop()).Status(file)
 	if err != nil {
@@ -110,6 +126,9 @@ func Restore(c RestoreConfig) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
+	if at, err := filepath.EvalSymlinks(c.Dir); err == nil {
+		c.Dir = at // beside the data, not beside the link
+	}
 	if err := idle(c.Dir); err != nil {
 		return Restored{}, err
 	}
@@ -124,17 +143,46 @@ func Restore(c RestoreConfig) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
+	if err := idle(c.Dir); err != nil { // the supervisor may have started it meanwhile
+		return Restored{}, err
+	}
 	out := Restored{Summary: summary}
 	if !empty {
 		out.Aside = c.Dir + ".until-" + c.Now().UTC().Format("20060102T150405")
-		if err := os.Rename(c.Dir, out.Aside); err != nil {
-			return Restored{}, fmt.Errorf("move the former data aside: %w", err)
-		}
 	}
-	if err := os.Rename(fresh, c.Dir); err != nil {
-		return Restored{}, fmt.Errorf("put the restored data in place: %w", err)
+	return out, put(fresh, c.Dir, out.Aside)
+}
+
+// put puts fresh at dir, and what is there aside unless aside is "". A crash at
+// any moment leaves a member's data at dir, the old or the new: without any
+// flanneld would begin an empty store.
+func put(fresh, dir, aside string) error {
+	var err error
+	if aside == "" {
+		err = os.Rename(fresh, dir)
+	} else {
+		err = exchange(fresh, dir, aside)
 	}
-	return out, nil
+	if err != nil {
+		return fmt.Errorf("put the restored data in place: %w", err)
+	}
+	parent, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return fmt.Errorf("put the restored data in place: %w", err)
+	}
+	return errors.Join(parent.Sync(), parent.Close())
+}
+
+func exchange(fresh, dir, aside string) error {
+	if err := os.Rename(fresh, aside); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
+	if err != nil {
+		return errors.Join(fmt.Errorf("exchange it with %s: %w: move that away by hand and try again", dir, err),
+			os.RemoveAll(aside))
+	}
+	return nil
 }
 
 // build makes the data beside its place and returns where.
@@ -163,7 +211,7 @@ func (c RestoreConfig) build(hash []byte) (string, error) {
 		RevisionBump:        revisionBump, MarkCompacted: true,
 	})
 	if err != nil {
-		return "", fmt.Errorf("restore %s: %w", c.File, err)
+		return "", errors.Join(fmt.Errorf("restore %s: %w", c.File, err), os.RemoveAll(fresh))
 	}
 	return fresh, nil
 }

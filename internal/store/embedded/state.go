@@ -41,6 +41,10 @@ func (s State) Waiting() string {
 		return "waiting for the store: this member copies the others' data"
 	case s.Members == 0:
 		return "waiting for the store: the embedded etcd starts"
+	case s.Members > 1 && s.Reachable == s.Members:
+		return fmt.Sprintf("waiting for the store: %d of %d members reachable, and no leader: if that lasts, the others are "+
+			"another cluster; a member of one that runs already joins with --etcd-embedded-join, and an empty data directory",
+			s.Reachable, s.Members)
 	default:
 		return fmt.Sprintf("waiting for the store: %d of %d members reachable", s.Reachable, s.Members)
 	}

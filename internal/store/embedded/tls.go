@@ -62,10 +62,13 @@ func (f Files) check(addresses []netip.Addr) (warning string, err error) {
 	if err := f.checkUse(leaf); err != nil {
 		return "", err
 	}
-	if err := f.checkCA(leaf); err != nil {
+	if err := f.checkCA(leaf, pair.Certificate[1:]); err != nil {
 		return "", err
 	}
-	if left := time.Until(leaf.NotAfter); left < soon {
+	switch now := time.Now(); {
+	case now.Before(leaf.NotBefore):
+		warning = fmt.Sprintf("certificate %s begins at %s: is the clock right?", f.Cert, leaf.NotBefore.UTC().Format(time.RFC3339))
+	case leaf.NotAfter.Sub(now) < soon:
 		warning = fmt.Sprintf("certificate %s ends at %s", f.Cert, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return warning, nil
@@ -83,7 +86,9 @@ func (f Files) checkUse(leaf *x509.Certificate) error {
 	return nil
 }
 
-func (f Files) checkCA(leaf *x509.Certificate) error {
+// checkCA looks whether the CA has signed leaf, or one of the certificates
+// behind it in the same file, which is shown with it.
+func (f Files) checkCA(leaf *x509.Certificate, behind [][]byte) error {
 	if f.CA == "" {
 		return nil
 	}
@@ -95,8 +100,14 @@ func (f Files) checkCA(leaf *x509.Certificate) error {
 	if !roots.AppendCertsFromPEM(pem) {
 		return fmt.Errorf("CA of the embedded etcd: %s holds no certificate", f.CA)
 	}
+	between := x509.NewCertPool()
+	for _, der := range behind {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(c)
+		}
+	}
 	_, err = leaf.Verify(x509.VerifyOptions{
-		Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 		// Whether it is valid today is another question.
 		CurrentTime: leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2),
 	})

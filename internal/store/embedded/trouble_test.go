@@ -2,16 +2,19 @@ package embedded_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -37,6 +40,25 @@ func TestRefusedConfig(t *testing.T) {
 		if _, err := embedded.New(h.config); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("got %v, want %s", err, tt.want)
 		}
+	}
+}
+
+// A directory of others is left alone, its mode included.
+func TestForeignDirectory(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, "h1")
+	h.config.Dir = t.TempDir()
+	if err := os.Mkdir(filepath.Join(h.config.Dir, "dpkg"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(h.config.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := embedded.New(h.config); err == nil || !strings.Contains(err.Error(), "holds other things") {
+		t.Errorf("taken: %v", err)
+	}
+	if info, err := os.Stat(h.config.Dir); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("it is %v now, %v", info.Mode(), err)
 	}
 }
 
@@ -97,19 +119,48 @@ func TestBusy(t *testing.T) {
 // Damaged data ends neither the process nor the stop.
 func TestDamagedData(t *testing.T) {
 	t.Parallel()
-	h := newHost(t, "h1")
-	h.start(t)
-	h.serving(t)
-	h.stop(t)
-	db := filepath.Join(h.config.Dir, "member", "snap", "db")
-	if err := os.WriteFile(db, []byte(strings.Repeat("damaged", 10000)), 0o600); err != nil {
-		t.Fatal(err)
+	for name, tt := range map[string]struct {
+		damage func(dir string) error
+		want   string
+	}{
+		"garbage": {func(dir string) error {
+			return os.WriteFile(db(dir), []byte(strings.Repeat("damaged", 10000)), 0o600)
+		}, "invalid database"},
+		"cut short": {func(dir string) error { return os.Truncate(db(dir), 8192) }, "cut short"},
+		"pages of nothing": {func(dir string) error {
+			return overwrite(db(dir), 8192, make([]byte, 80<<10))
+		}, "Page expected to be"},
+		"no file":        {func(dir string) error { return errors.Join(os.Remove(db(dir)), os.Mkdir(db(dir), 0o700)) }, "no regular file"},
+		"log is missing": {func(dir string) error { return os.RemoveAll(embedded.WALDir(dir)) }, "not the log that belongs to it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, "h1")
+			h.start(t)
+			h.serving(t)
+			h.value(t, "/net/config")
+			h.stop(t)
+			if err := tt.damage(h.config.Dir); err != nil {
+				t.Fatal(err)
+			}
+			h.start(t)
+			h.await(t, "given up", func(s embedded.State) bool { return s.Err != nil })
+			if got := h.member.State().Waiting(); !strings.Contains(got, tt.want) {
+				t.Errorf("the state says %q, want %s", got, tt.want)
+			}
+		})
 	}
-	h.start(t)
-	h.await(t, "given up", func(s embedded.State) bool { return errors.Is(s.Err, embedded.ErrDied) })
-	if got := h.member.State().Waiting(); !strings.Contains(got, "restart flanneld (data in "+h.config.Dir) {
-		t.Errorf("the state says %q", got)
+}
+
+func db(dir string) string { return filepath.Join(dir, "member", "snap", "db") }
+
+func overwrite(path string, at int64, with []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
 	}
+	_, err = f.WriteAt(with, at)
+	return errors.Join(err, f.Close())
 }
 
 // A full store says so, with the cure, and the cure works.
@@ -217,6 +268,29 @@ func TestRestoreThree(t *testing.T) {
 	}
 }
 
+// hashed puts a hash behind text, as etcd does.
+func hashed(text []byte) []byte {
+	sum := sha256.Sum256(text)
+	return slices.Concat(text, sum[:])
+}
+
+func otherDatabase(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "other.db")
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 func TestRefusedSnapshots(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "h1")
@@ -233,7 +307,10 @@ func TestRefusedSnapshots(t *testing.T) {
 	h.stop(t)
 	damaged := append([]byte(nil), good...)
 	damaged[len(damaged)/2] ^= 1
-	for what, text := range map[string][]byte{"no hash": good[:len(good)-32], "hash is wrong": damaged, "no hash ": nil} {
+	for what, text := range map[string][]byte{
+		"no hash": good[:len(good)-32], "hash is wrong": damaged, "no hash ": nil,
+		"cut short": hashed(good[:8192]), "but not of an etcd": hashed(otherDatabase(t)),
+	} {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}

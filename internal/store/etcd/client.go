@@ -22,6 +22,7 @@ type Client struct {
 	conn    kv.Conn
 	prefix  string // without a slash at its end
 	warning string // what an operator should know of the connection, or ""
+	servers string // where Dial looks for etcd, for people
 }
 
 // NewClient makes a client of a connection that the caller keeps.

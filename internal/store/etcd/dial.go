@@ -77,7 +77,7 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	client := NewClient(&remote{config: config}, c.Prefix)
-	client.warning = c.plaintext()
+	client.warning, client.servers = c.plaintext(), strings.Join(c.Endpoints, ", ")
 	return client, nil
 }
 

@@ -78,8 +78,11 @@ func (s *Store) follow(ctx context.Context, put func(lease.Snapshot)) error {
 		if errors.Is(err, errDoubt) {
 			continue
 		}
-		if s.Health().Err == nil {
+		switch before := s.Health().Err; {
+		case before == nil:
 			s.log.Warn("lost the lease store", "error", err)
+		case errors.Is(before, errNotListed):
+			s.log.Warn("the lease store does not answer yet", "endpoints", s.client.servers, "error", err)
 		}
 		s.setHealth(err)
 		if err := retry.wait(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -304,5 +305,35 @@ func TestDescriptors(t *testing.T) {
 	}
 	if tuns != 1 || sockets != 6 { // listener, client, two UDP, two ICMP
 		t.Errorf("%d TUN devices and %d sockets are open", tuns, sockets)
+	}
+}
+
+// A predecessor may be of a build that prepared its sockets otherwise.
+func TestInheritedSocketsArePrepared(t *testing.T) {
+	one, _ := hosts(t)
+	c := one.start(t, 2)
+	last, err := tunnel.Succeed(t.Context(), one.socket, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range last.Descriptors {
+		defer d.File.Close()
+	}
+	fd := int(last.Descriptors[1].File.Fd()) // the IPv4 socket
+	if err := errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<14),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT),
+		last.Abandon(),
+	); err != nil {
+		t.Fatal(err)
+	}
+	one.replace(t, c, "two")
+	buffer, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	how, err2 := unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER)
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	if buffer <= 1<<15 || how != unix.IP_PMTUDISC_DO {
+		t.Errorf("send buffer %d, path MTU discovery %d", buffer, how)
 	}
 }

@@ -16,8 +16,14 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/tunnel/batch"
 )
 
-// receiveBuffer in bytes: bursts of a fast underlay wait there.
-const receiveBuffer = 8 << 20
+const (
+	// receiveBuffer in bytes: bursts of a fast underlay wait there.
+	receiveBuffer = 8 << 20
+	// sendBuffer in bytes. What waits for the answer of a neighbour that is down
+	// counts, up to 208 kB for each (net.ipv4.neigh.*.unres_qlen_bytes): with the
+	// usual buffer of that size, two dead peers would hold up all others.
+	sendBuffer = 128 << 20
+)
 
 // option is an integer socket option.
 type option struct{ level, name int }
@@ -111,13 +117,21 @@ func marks(fd int, f addr.Family) error {
 }
 
 func prepare(fd int, f addr.Family) error {
-	// Beyond the system's limit only with CAP_NET_ADMIN.
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
-			return fmt.Errorf("set receive buffer: %w", err)
-		}
+	if err := enlarge(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer); err != nil {
+		return fmt.Errorf("set receive buffer: %w", err)
+	}
+	if err := enlarge(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer); err != nil {
+		return fmt.Errorf("set send buffer: %w", err)
 	}
 	return discover(fd, f, refuse)
+}
+
+// enlarge sets a buffer, beyond the system's limit only with CAP_NET_ADMIN.
+func enlarge(fd, force, polite, size int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) == nil {
+		return nil
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, polite, size)
 }
 
 func discover(fd int, f addr.Family, how int) error {
@@ -149,6 +163,14 @@ func inheritSocket(file *os.File) (*socket, error) {
 		return nil, errors.Join(fmt.Errorf("%w: socket of %s", ErrConfig, conn.LocalAddr().Network()), conn.Close())
 	}
 	local := udp.LocalAddr().(*net.UDPAddr).AddrPort()
+	// Another build may have prepared it otherwise, or have ended in sendSplit.
+	raw, err := udp.SyscallConn()
+	if err == nil {
+		err = control(raw, func(fd int) error { return prepare(fd, addr.Of(local.Addr().Unmap())) })
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("inherit socket: %w", err), udp.Close())
+	}
 	return take(udp, netip.AddrPortFrom(local.Addr().Unmap(), local.Port()))
 }
 

@@ -50,6 +50,9 @@ func run(ctx context.Context, args []string) error {
 		return makeTraffic(ctx, args[1:])
 	case "flannel-udp":
 		return flannelUDP(ctx, args[1:])
+	case "help", "-h", "--help":
+		fmt.Println(errUsage)
+		return nil
 	default:
 		return errUsage
 	}
