@@ -105,23 +105,44 @@ func TestShares(t *testing.T) {
 	}
 }
 
-func TestLookup(t *testing.T) {
+// message is an RTM_NEWROUTE for a.b.c.0/24 with an attribute before it.
+func message(kind uint16, dst [4]byte) []byte {
+	msg := make([]byte, 28, 44)
+	binary.NativeEndian.PutUint16(msg[4:], kind)
+	msg[17] = 24
+	msg = append(msg, 8, 0, 15, 0, 254, 0, 0, 0)
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 { // big-endian
+		msg = append(msg[:28], 0, 8, 0, 15, 0, 0, 0, 254)
+	}
+	msg = binary.NativeEndian.AppendUint16(msg, 8)
+	msg = binary.NativeEndian.AppendUint16(msg, 1) // RTA_DST
+	msg = append(msg, dst[:]...)
+	binary.NativeEndian.PutUint32(msg, uint32(len(msg)))
+	return msg
+}
+
+func TestWatch(t *testing.T) {
 	t.Parallel()
-	request := bench.Lookup(7, netip.MustParseAddr("10.1.2.3"))
-	if int(binary.NativeEndian.Uint32(request)) != len(request) || len(request)%4 != 0 {
-		t.Errorf("length %d of %x", binary.NativeEndian.Uint32(request), request)
+	const added, deleted = 24, 25
+	one, two := netip.MustParsePrefix("10.1.2.0/24"), netip.MustParsePrefix("10.1.3.0/24")
+	first, second := message(added, one.Addr().As4()), message(added, two.Addr().As4())
+	if got, ok := bench.NewRoute(first); !ok || got != one {
+		t.Errorf("%v %v, want %s", got, ok, one)
 	}
-	answer := make([]byte, 28)
-	binary.NativeEndian.PutUint16(answer[4:], 24) // RTM_NEWROUTE
-	binary.NativeEndian.PutUint32(answer[8:], 7)
-	answer[17] = 24
-	if index, prefix := bench.ParseLookup(answer); index != 7 || prefix != 24 {
-		t.Errorf("answer: index %d, prefix %d", index, prefix)
+	if _, ok := bench.NewRoute(message(deleted, one.Addr().As4())); ok {
+		t.Error("a route that went is new")
 	}
-	binary.NativeEndian.PutUint16(answer[4:], 2) // NLMSG_ERROR
-	if index, prefix := bench.ParseLookup(answer); index != 7 || prefix != -1 {
-		t.Errorf("error: index %d, prefix %d", index, prefix)
+	if !bench.Heard(slices.Concat(first, second), one, two) {
+		t.Error("two routes in one message, and not both heard")
 	}
+	if bench.Heard(slices.Concat(first, first), one, two) || bench.Heard(first, two) {
+		t.Error("heard of a route that never came")
+	}
+}
+
+func FuzzHeard(f *testing.F) {
+	f.Add(message(24, [4]byte{10, 1, 2, 0}))
+	f.Fuzz(func(_ *testing.T, b []byte) { bench.Heard(b, netip.MustParsePrefix("10.1.2.0/24")) })
 }
 
 // Peers never share anything, and never take what the lab's own hosts have.

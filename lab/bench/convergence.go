@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,12 +25,16 @@ type Convergence struct {
 	Last  Series `json:"last"`  // s until the last peer's route
 	Floor Series `json:"floor"` // s of `ip -batch` for the same objects
 	Start Series `json:"start"` // CPU s until the last peer's route
+	Slab  Series `json:"slab"`  // KB of kernel memory for each peer
 
+	Bytes   int     `json:"bytes"`   // of one lease in the store, key and value
+	Alone   float64 `json:"alone"`   // MB at rest without peers
 	RSS     float64 `json:"rss"`     // MB at rest
 	RSSMost float64 `json:"rssMost"` // MB at most
 	Lines   int     `json:"lines"`   // of the log of one start
 	Idle    float64 `json:"idle"`    // share of one CPU at rest
 
+	Changes   int     `json:"changes"`   // single ones, of which the next three are
 	Change50  float64 `json:"change50"`  // ms from the store's answer to the route, median
 	Change99  float64 `json:"change99"`  // ms, 99th percentile
 	ChangeCPU float64 `json:"changeCPU"` // ms of CPU for each
@@ -53,7 +56,7 @@ type crowd struct {
 	bench  *Bench
 	fabric *lab.Fabric
 	host   *lab.Host // runs flanneld
-	look   *lookup
+	watch  *watch
 	all    []netip.Prefix
 	grants [2]clientv3.LeaseID // of each half of the peers
 	into   *Convergence
@@ -75,10 +78,10 @@ func (b *Bench) convergence(ctx context.Context, name string) (err error) {
 		population: population{etcd: f.Etcd, prefix: lab.Prefix, backend: strings.TrimPrefix(name, "peers-")},
 		bench:      b, fabric: f, host: f.Hosts[0], all: subnets(0, b.Peers),
 	}
-	if c.look, err = newLookup(c.host); err != nil {
+	if c.watch, err = newWatch(c.host); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.look.close()) }()
+	defer func() { err = errors.Join(err, c.watch.close()) }()
 	c.into = &Convergence{Backend: c.backend, Peers: b.Peers}
 	for _, step := range []func(context.Context) error{
 		c.populate, c.starts, c.rest, c.changes, c.repair, c.relist, c.leaving,
@@ -98,15 +101,39 @@ func tail(log string) string {
 }
 
 func (c *crowd) populate(ctx context.Context) error {
-	c.bench.progress("%s: %d leases into etcd", c.backend, c.into.Peers)
 	if err := c.etcd.Put(ctx, c.prefix+"/config", c.config()); err != nil {
 		return err
 	}
+	if err := c.alone(ctx); err != nil {
+		return err
+	}
+	c.bench.progress("%s: %d leases into etcd", c.backend, c.into.Peers)
+	key, value := c.lease(0)
+	c.into.Bytes = len(key) + len(value)
 	half := c.into.Peers / 2
 	var err1, err2 error
 	c.grants[0], err1 = c.join(ctx, 0, half)
 	c.grants[1], err2 = c.join(ctx, half, c.into.Peers)
 	return errors.Join(err1, err2)
+}
+
+// alone runs the daemon once without any peer.
+func (c *crowd) alone(ctx context.Context) error {
+	c.bench.progress("%s: without peers", c.backend)
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := c.host.Start(ctx, "--ip-masq"); err != nil {
+		return err
+	}
+	if err := c.host.WaitReady(wait); err != nil {
+		return err
+	}
+	if err := pause(ctx, settle); err != nil {
+		return err
+	}
+	var err error
+	c.into.Alone, _, err = memory(c.host.DaemonPID())
+	return err
 }
 
 // limit bounds each step: far above what any step should take.
@@ -116,15 +143,14 @@ const limit = 2 * time.Minute
 func (c *crowd) starts(ctx context.Context) error {
 	for round := range coldStarts {
 		c.bench.progress("%s: cold start %d of %d", c.backend, round+1, coldStarts)
-		took, err := floor(ctx, c.fabric.Hosts[1], c.backend, c.into.Peers)
+		least, err := floor(ctx, c.fabric.Hosts[1], c.backend, c.into.Peers)
 		if err != nil {
 			return err
 		}
-		c.into.Floor = append(c.into.Floor, Sample{round, took.Seconds()})
-		if round > 0 {
-			if err := c.clear(ctx); err != nil {
-				return err
-			}
+		c.into.Floor = append(c.into.Floor, Sample{round, least.took.Seconds()})
+		c.into.Slab = append(c.into.Slab, Sample{round, least.memory / float64(c.into.Peers)})
+		if err := c.clear(ctx); err != nil {
+			return err
 		}
 		if err := c.start(ctx, round); err != nil {
 			return err
@@ -158,21 +184,22 @@ func (c *crowd) clear(ctx context.Context) error {
 func (c *crowd) start(ctx context.Context, round int) error {
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	c.watch.expect(c.all)
 	begin := time.Now()
 	if err := c.host.Start(ctx, "--ip-masq"); err != nil {
 		return err
 	}
 	env := make(chan time.Duration, 1)
 	go func() { env <- c.appears(wait, begin) }()
-	if err := c.look.await(wait, slices.Clone(c.all), true); err != nil {
+	last, err := c.watch.await(wait)
+	if err != nil {
 		return err
 	}
-	last := time.Since(begin)
 	used, err := threadTime(c.host.DaemonPID())
 	if err != nil {
 		return err
 	}
-	c.into.Last = append(c.into.Last, Sample{round, last.Seconds()})
+	c.into.Last = append(c.into.Last, Sample{round, last.Sub(begin).Seconds()})
 	c.into.Env = append(c.into.Env, Sample{round, (<-env).Seconds()})
 	c.into.Start = append(c.into.Start, Sample{round, used.Seconds()})
 	return c.host.WaitReady(wait)
@@ -189,7 +216,10 @@ func (c *crowd) appears(ctx context.Context, begin time.Time) time.Duration {
 	return time.Since(begin)
 }
 
-// verify counts everything once: the lookups above see only routes.
+// lookEvery is the pause between two looks at what has not come yet.
+const lookEvery = 2 * time.Millisecond
+
+// verify counts everything once: only routes were heard of above.
 func (c *crowd) verify(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -26,11 +26,16 @@ func Since(before, after time.Duration, othersBefore, othersAfter map[int]time.D
 	return lab, others
 }
 
-// Lookup is the netlink request for the route to a.
-func Lookup(index uint32, a netip.Addr) []byte { return appendLookup(nil, index, a) }
+// NewRoute reads a netlink message.
+func NewRoute(msg []byte) (netip.Prefix, bool) { return newRoute(msg) }
 
-// ParseLookup reads an answer.
-func ParseLookup(msg []byte) (index, prefix int) { return parseLookup(msg) }
+// Heard feeds a watch that waits for subnets, and says whether it has enough.
+func Heard(messages []byte, subnets ...netip.Prefix) bool {
+	w := &watch{}
+	w.expect(subnets)
+	w.heard(messages)
+	return len(w.pending) == 0
+}
 
 // Writes counts what `ip monitor` saw, beside what concerns peer number marker.
 func Writes(said string, marker int) int { return writes(said, peerAt(marker)) }

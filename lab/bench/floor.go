@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -10,33 +11,49 @@ import (
 	"github.com/flannel-ng/flannel-ng/lab"
 )
 
-// floor is how long iproute2's batch mode takes to program so many peers on a
-// host that has nothing: what the kernel costs, without a daemon or a store.
-func floor(ctx context.Context, h *lab.Host, backend string, peers int) (time.Duration, error) {
+// cost is what the kernel costs, without a daemon or a store.
+type cost struct {
+	took   time.Duration
+	memory float64 // KB of kernel memory; others on the machine make it inexact
+}
+
+// floor is what it costs iproute2's batch mode to program so many peers on a
+// host that has nothing.
+func floor(ctx context.Context, h *lab.Host, backend string, peers int) (cost, error) {
 	device := "eth0"
 	if backend == "vxlan" {
 		device = "flannel.1"
 		err := h.IP(ctx, fmt.Sprintf("link add flannel.1 mtu 1450 type vxlan id 1 local %s dev eth0 dstport 8472 nolearning",
 			h.Underlay(addr.IPv4)), "link set flannel.1 up")
 		if err != nil {
-			return 0, err
+			return cost{}, err
 		}
 	}
 	batches := floorBatches(backend, device, peers)
+	before := slab()
 	begin := time.Now()
 	for _, b := range batches {
 		if err := h.Feed(ctx, b.lines, b.tool, "-batch", "-"); err != nil {
-			return 0, fmt.Errorf("floor: %w", err)
+			return cost{}, fmt.Errorf("floor: %w", err)
 		}
 	}
-	took := time.Since(begin)
+	c := cost{took: time.Since(begin), memory: slab() - before}
 	if _, err := h.Run(ctx, "ip", "nexthop", "flush"); err != nil { // and the routes with them
-		return 0, err
+		return cost{}, err
 	}
 	if backend == "vxlan" {
-		return took, h.IP(ctx, "link del flannel.1")
+		return c, h.IP(ctx, "link del flannel.1")
 	}
-	return took, nil
+	return c, nil
+}
+
+// slab is the memory of the kernel's objects, in KB, or 0.
+func slab() float64 {
+	kib, err := strconv.Atoi(field("/proc/meminfo", `(?m)^Slab:\s*(\d+) kB`))
+	if err != nil {
+		return 0
+	}
+	return float64(kib) * 1.024
 }
 
 type batch struct{ tool, lines string }

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -80,13 +79,11 @@ func (p population) join(ctx context.Context, from, to int) (clientv3.LeaseID, e
 	return grant.ID, nil
 }
 
-// subnets of peers, in an order by lot that is the same in every run.
+// subnets of peers.
 func subnets(from, to int) []netip.Prefix {
 	var all []netip.Prefix
 	for i := from; i < to; i++ {
 		all = append(all, peerAt(i).subnet)
 	}
-	dice := rand.New(rand.NewPCG(1, 2))
-	dice.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all
 }

@@ -150,7 +150,9 @@ func convergenceLines() []convergenceLine {
 		}},
 		{"`ip -batch` for the same objects, s", func(c Convergence) string { return fmt.Sprintf("%.2f", c.Floor.Median()) }},
 		{"CPU of the daemon until then, s", func(c Convergence) string { return fmt.Sprintf("%.2f", c.Start.Median()) }},
-		{"memory at rest (most), MB", func(c Convergence) string { return fmt.Sprintf("%.0f (%.0f)", c.RSS, c.RSSMost) }},
+		{"memory at rest, MB (at most; without peers)", func(c Convergence) string {
+			return fmt.Sprintf("%.0f (%.0f; %.0f)", c.RSS, c.RSSMost, c.Alone)
+		}},
 		{"lines in the log", func(c Convergence) string { return fmt.Sprint(c.Lines) }},
 		{"CPU at rest", func(c Convergence) string { return fmt.Sprintf("%.2f %%", 100*c.Idle) }},
 		{"one peer joins: event to route p50, p99, ms", func(c Convergence) string {
