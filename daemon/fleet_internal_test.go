@@ -19,7 +19,7 @@ type fleet struct {
 	families []addr.Family
 	pictures chan lease.Snapshot
 
-	host     string // id of the host under test
+	host string // id of the host under test
 
 	mu  sync.Mutex
 	now lease.Snapshot
@@ -97,7 +97,12 @@ func (f *fleet) lease(i, version int) lease.Lease {
 func (f *fleet) put(change func([]lease.Lease) []lease.Lease) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.now.Leases = change(slices.Clone(f.now.Leases))
+	f.publish(change(slices.Clone(f.now.Leases)))
+}
+
+// publish needs f.mu.
+func (f *fleet) publish(leases []lease.Lease) {
+	f.now.Leases = leases
 	f.now.Rev++
 	select {
 	case <-f.pictures:

@@ -30,20 +30,28 @@ func Related(links []facts.Link) []facts.Link {
 // one that does not fit (another port, say) bears it: then a name derived from
 // the instance and want is used, so that two daemons never fight over one.
 func LinkName(links []facts.Link, owner state.Owner, want string, fits func(facts.Link) bool) string {
+	free := len(want) <= maxName
+	for _, l := range links {
+		switch {
+		case l.Alias == owner.Alias() && len(l.Name) == len(otherPrefix)+otherDigits && l.Name == otherName(owner, want):
+			return l.Name // stay: a rename would cut the traffic on it
+		case l.Name == want && l.Alias != owner.Alias() && (l.Alias != "" || !fits(l)):
+			free = false
+		}
+	}
+	if free {
+		return want
+	}
+	return otherName(owner, want)
+}
+
+// The derived name.
+const (
+	otherPrefix = "flannel-"
+	otherDigits = 6
+)
+
+func otherName(owner state.Owner, want string) string {
 	sum := sha256.Sum256([]byte(owner.Instance + "/" + want))
-	other := "flannel-" + hex.EncodeToString(sum[:3])
-	for _, l := range links {
-		if l.Name == other && l.Alias == owner.Alias() {
-			return other // stay: a rename would cut the traffic on it
-		}
-	}
-	if len(want) > maxName {
-		return other
-	}
-	for _, l := range links {
-		if l.Name == want && l.Alias != owner.Alias() && (l.Alias != "" || !fits(l)) {
-			return other
-		}
-	}
-	return want
+	return otherPrefix + hex.EncodeToString(sum[:otherDigits/2])
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -105,6 +106,9 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 		e.lookedAt, e.conditions = p.start, e.cfg.Conditions(ctx, &p.host.set)
 	}
 	e.publish(p)
+	if p.out.Size() > scopeLimit {
+		debug.FreeOSMemory() // a host with a whole fabric to make never needs as much again
+	}
 	return nil
 }
 
@@ -158,7 +162,7 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 // scope finds what a pass has to look at when the mirror holds; false: all.
 func (e *Engine) scope(p *passed) bool {
 	p.scope = reconcile.Scope{Want: &state.Set{}, Gone: p.delta.gone, Rest: p.why&wakeFacts != 0}
-	if len(p.delta.put)+len(p.delta.gone) > scopeLimit {
+	if p.delta.more || p.delta.size() > scopeLimit {
 		return false
 	}
 	p.scope.Want.Append(state.Set{Links: p.host.set.Links})

@@ -79,9 +79,13 @@ func newTable() *table { return &table{seed: maphash.MakeSeed()} }
 type delta struct {
 	put  []state.Object // to be made or altered
 	gone []state.Object // not wanted any more
+	// more: there are others, too many to look at one by one.
+	more bool
 	// news: what is refused, or why, may be another.
 	news bool
 }
+
+func (d delta) size() int { return len(d.put) + len(d.gone) }
 
 // few is how many leases may change at once before computing all anew is
 // cheaper.
@@ -367,8 +371,12 @@ func (t *table) delta(before map[string]*entry, news bool) delta {
 	d := delta{news: news}
 	for key, old := range before {
 		now := t.entries[key]
-		if now == old {
+		switch {
+		case now == old:
 			continue
+		case d.size() > scopeLimit:
+			d.more = true
+			return d
 		}
 		was := map[state.Key]state.Object{}
 		if old != nil {

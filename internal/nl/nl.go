@@ -31,8 +31,10 @@ const (
 	// readBuffer in bytes. The kernel answers a batch before we read at all,
 	// and drops answers that do not fit: one costs it about 1 KiB.
 	readBuffer = 1 << 20
-	// datagramSize is above the largest datagram of a dump (32 KiB).
+	// datagramSize is above the largest datagram of a dump (32 KiB), answerSize
+	// above that of any other answer.
 	datagramSize = 64 << 10
+	answerSize   = 16 << 10
 	// dumpAttempts is how often an interrupted dump is tried.
 	dumpAttempts = 5
 )
@@ -65,7 +67,7 @@ func Dial() (*Conn, error) {
 	} {
 		_ = sock.SetOption(o, true)
 	}
-	return &Conn{sock: sock, raw: raw, buf: make([]byte, datagramSize)}, nil
+	return &Conn{sock: sock, raw: raw, buf: make([]byte, answerSize)}, nil
 }
 
 // Close ends the connection.
@@ -207,6 +209,9 @@ func dump[T any](ctx context.Context, c *Conn, r Request, decode func([]byte) (v
 func (c *Conn) dumpOnce(r Request, visit func([]byte) error) error {
 	if r.err != nil {
 		return fmt.Errorf("encode netlink request: %w", r.err)
+	}
+	if len(c.buf) < datagramSize {
+		c.buf = make([]byte, datagramSize)
 	}
 	if _, err := c.sock.SendMessages([]netlink.Message{c.message(r)}); err != nil {
 		return err

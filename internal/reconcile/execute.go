@@ -11,12 +11,47 @@ import (
 
 // Outcome is what one execution did.
 type Outcome struct {
-	// Results has every change that was tried or blocked, in order of
-	// application.
+	// Results has the changes that were tried or blocked, in order of
+	// application: all that failed, and of many that succeeded the first.
 	Results []Result
+	// More counts the successes that Results has not.
+	More map[Success]int
 	// Unread are kinds that could not be read: nothing of them was changed,
 	// and nothing is known of them.
 	Unread map[state.Kind]error
+}
+
+// Success is a sort of change that was made.
+type Success struct {
+	Op   Op
+	Kind state.Kind
+}
+
+// kept is how many successes of a sort and step are kept: a large fabric that
+// appears at once would take tens of megabytes until the end of the pass.
+const kept = 100
+
+func (o *Outcome) add(results []Result) {
+	seen := map[Success]int{}
+	for _, r := range results {
+		if r.Err == nil {
+			s := Success{r.Op, r.Object.Key().Kind}
+			if seen[s]++; seen[s] > kept {
+				o.More[s]++
+				continue
+			}
+		}
+		o.Results = append(o.Results, r)
+	}
+}
+
+// Size is how many changes were tried or blocked.
+func (o Outcome) Size() int {
+	n := len(o.Results)
+	for _, more := range o.More {
+		n += more
+	}
+	return n
 }
 
 // Failed returns the results with an error.
@@ -39,7 +74,7 @@ func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes boo
 }
 
 func execute(ctx context.Context, drivers []Driver, deletes bool, plan func(Driver) ([]Change, error)) Outcome {
-	out := Outcome{Unread: map[state.Kind]error{}}
+	out := Outcome{Unread: map[state.Kind]error{}, More: map[Success]int{}}
 	removals := make([][]Change, len(drivers))
 	broken := map[string]bool{} // links that are not as wanted
 	for i, d := range drivers {
@@ -60,14 +95,15 @@ func execute(ctx context.Context, drivers []Driver, deletes bool, plan func(Driv
 				broken[r.Object.Key().Name] = true
 			}
 		}
-		out.Results = append(append(out.Results, results...), blocked...)
+		out.add(results)
+		out.add(blocked)
 	}
 	if !deletes {
 		return out
 	}
 	for i, d := range slices.Backward(drivers) {
 		if len(removals[i]) > 0 {
-			out.Results = append(out.Results, d.Apply(ctx, removals[i])...)
+			out.add(d.Apply(ctx, removals[i]))
 		}
 	}
 	return out

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
@@ -59,6 +60,8 @@ type vxlan struct {
 	opts     Options
 	owner    state.Owner
 	families []addr.Family
+	names    addr.ByFamily[string] // of devices, as flannel names them
+	usual    string                // how backend data of this fabric begins, as flannel writes it
 }
 
 // New makes the backend from its options.
@@ -71,6 +74,8 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 	if v.opts.Port == 0 {
 		v.opts.Port = kernelPort
 	}
+	v.names = addr.Pair(fmt.Sprintf("flannel.%d", v.opts.VNI), fmt.Sprintf("flannel-v6.%d", v.opts.VNI))
+	v.usual = fmt.Sprintf(`{"VNI":%d,"VtepMAC":"`, v.opts.VNI)
 	return v, warnings, nil
 }
 
@@ -200,6 +205,14 @@ func (v *vxlan) parse(text string) (addr.MAC, error) {
 	if text == "" || text == "null" {
 		return addr.MAC{}, errors.New("no backend data")
 	}
+	// Nearly all of it is as flannel writes it; a large fabric has much of it.
+	if mac, ok := strings.CutPrefix(text, v.usual); ok {
+		if mac, ok = strings.CutSuffix(mac, `"}`); ok {
+			if m, err := addr.ParseMAC(mac); err == nil && m.IsUnicast() {
+				return m, nil
+			}
+		}
+	}
 	var d data
 	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		return addr.MAC{}, fmt.Errorf("backend data %q: %w", clip(text), err)
@@ -242,11 +255,7 @@ func (v *vxlan) checksum() state.Offload {
 
 // device names the VXLAN device of f as flannel does.
 func (v *vxlan) device(f addr.Family, n facts.Node) string {
-	name := fmt.Sprintf("flannel.%d", v.opts.VNI)
-	if f == addr.IPv6 {
-		name = fmt.Sprintf("flannel-v6.%d", v.opts.VNI)
-	}
-	return backend.LinkName(n.Links, v.owner, name, v.fits)
+	return backend.LinkName(n.Links, v.owner, v.names.At(f), v.fits)
 }
 
 // fits says whether an unmarked device can be taken over in place.

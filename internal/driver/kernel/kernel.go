@@ -121,6 +121,9 @@ func (x *Indexes) Any(ctx context.Context, name string) (nl.Link, error) {
 	return i.link, i.err
 }
 
+// portion is how many requests are made before they are sent.
+const portion = 1024
+
 // Apply makes a request of each change with build and sends those that could
 // be built, additions first: nothing points at something missing meanwhile.
 // What a removal no longer finds is a success. The errors say the cause; the
@@ -130,8 +133,16 @@ func Apply(
 	build func(reconcile.Change) (nl.Request, error),
 ) []reconcile.Result {
 	results := make([]reconcile.Result, len(changes))
-	reqs := make([]nl.Request, 0, len(changes))
-	at := make([]int, 0, len(changes)) // request → change
+	// The requests of a whole large fabric would take more memory than its
+	// changes.
+	reqs := make([]nl.Request, 0, min(len(changes), portion))
+	at := make([]int, 0, min(len(changes), portion)) // request → change
+	send := func() {
+		for n, err := range c.Do(ctx, reqs) {
+			results[at[n]].Err = err
+		}
+		reqs, at = reqs[:0], at[:0]
+	}
 	for _, removals := range []bool{false, true} {
 		for i, ch := range changes {
 			if (ch.Op == reconcile.Remove) != removals {
@@ -143,12 +154,12 @@ func Apply(
 				results[i].Err = err
 				continue
 			}
-			reqs, at = append(reqs, r), append(at, i)
+			if reqs, at = append(reqs, r), append(at, i); len(reqs) == portion {
+				send()
+			}
 		}
 	}
-	for n, err := range c.Do(ctx, reqs) {
-		results[at[n]].Err = err
-	}
+	send()
 	for i := range results {
 		if results[i].Op == reconcile.Remove && Gone(results[i].Err) {
 			results[i].Err = nil // its link went, and took it along

@@ -21,6 +21,7 @@ type writer struct {
 	o       Options
 	links   *kernel.Indexes
 	objects nexthops
+	byHop   map[nl.Hop]uint32 // of objects; nil: not made yet
 }
 
 // pending is a route on its way into the kernel.
@@ -30,10 +31,29 @@ type pending struct {
 	raw    nl.Route
 }
 
+// portion is how many routes are on their way at a time.
+const portion = 2048
+
 // put adds and updates: first the nexthop objects that are missing, then the
 // routes.
 func (w *writer) put(ctx context.Context, results []reconcile.Result) {
-	var routes []pending
+	if len(results) > probeLimit {
+		if err := w.knowAll(ctx); err != nil {
+			for i := range results {
+				if results[i].Op != reconcile.Remove {
+					results[i].Err = err
+				}
+			}
+			return
+		}
+	}
+	for some := range slices.Chunk(results, portion) {
+		w.putSome(ctx, some)
+	}
+}
+
+func (w *writer) putSome(ctx context.Context, results []reconcile.Result) {
+	routes := make([]pending, 0, len(results))
 	for i := range results {
 		r := &results[i]
 		if r.Op == reconcile.Remove {
@@ -159,7 +179,9 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 		return routes
 	}
 	r := idsOf(w.o.Owner)
-	byHop := w.objects.byHop(r)
+	if w.byHop == nil || !w.objects.all {
+		w.byHop = w.objects.byHop(r)
+	}
 	var reqs []nl.Request
 	var made []nl.Nexthop
 	failed := map[uint32]error{}
@@ -168,14 +190,14 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 		if !ok {
 			continue
 		}
-		id, ok := byHop[hop]
+		id, ok := w.byHop[hop]
 		if !ok {
 			var err error
 			if id, err = w.newID(ctx, r, hop); err != nil {
 				failed[0] = err // routes without an id share this fate
 				continue
 			}
-			byHop[hop] = id
+			w.byHop[hop] = id
 			n := nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop}
 			w.objects.byID[id] = n // or another hop would get it
 			made, reqs = append(made, n), append(reqs, nl.AddNexthop(n))
@@ -186,6 +208,7 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 		if err != nil {
 			failed[made[i].ID] = fmt.Errorf("create nexthop object: %w", err)
 			delete(w.objects.byID, made[i].ID)
+			delete(w.byHop, made[i].Hop)
 		}
 	}
 	return withoutFailed(routes, failed)
