@@ -230,3 +230,21 @@ func TestSaveAndLoad(t *testing.T) {
 		t.Error("a missing file was loaded")
 	}
 }
+
+// The page must render whatever a run has left out.
+func TestDocument(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*bench.Result{"some": result(), "nothing": {}} {
+		text, err := bench.Document(r)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.Contains(text, "NaN") || strings.Contains(text, "Inf") || strings.Contains(text, "<no value>") || strings.Contains(text, "%!") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+	text, _ := bench.Document(result())
+	if !strings.Contains(text, "| ours | 5.5 (0.50×)") {
+		t.Errorf("the table is missing in\n%s", text)
+	}
+}

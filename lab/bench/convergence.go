@@ -166,16 +166,8 @@ func (c *crowd) clear(ctx context.Context) error {
 	if err := c.host.Stop(ctx); err != nil {
 		return err
 	}
-	if _, err := c.host.Run(ctx, "ip", "nexthop", "flush"); err != nil {
+	if err := sweep(ctx, c.host, c.backend); err != nil {
 		return err
-	}
-	if _, err := c.host.Run(ctx, "ip", "route", "flush", "proto", "70"); err != nil {
-		return err
-	}
-	if c.backend == "vxlan" {
-		if err := c.host.IP(ctx, "link del flannel.1"); err != nil {
-			return err
-		}
 	}
 	return errors.Join(os.RemoveAll(c.host.Path("/run/flannel")), os.RemoveAll(c.host.Path("/var/lib/flannel")),
 		os.Truncate(c.host.Path(c.host.LogFile()), 0))

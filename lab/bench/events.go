@@ -102,11 +102,10 @@ func (c *crowd) repair(ctx context.Context) error {
 	defer cancel()
 	lines := []string{"link set flannel.1 down"}
 	if c.backend != "vxlan" {
-		gateway, err := c.host.Run(ctx, "ip", "route", "show", "default")
-		if err != nil {
+		var err error
+		if lines, err = flap(ctx, c.host); err != nil {
 			return err
 		}
-		lines = []string{"link set eth0 down", "link set eth0 up", "route replace " + strings.TrimSpace(gateway)}
 	}
 	c.watch.expect(c.all) // the kernel drops them without a word, and tells of each that is new
 	begin := time.Now()

@@ -38,13 +38,26 @@ func floor(ctx context.Context, h *lab.Host, backend string, peers int) (cost, e
 		}
 	}
 	c := cost{took: time.Since(begin), memory: slab() - before}
-	if _, err := h.Run(ctx, "ip", "nexthop", "flush"); err != nil { // and the routes with them
-		return cost{}, err
-	}
+	return c, sweep(ctx, h, backend)
+}
+
+// sweep removes all nexthops and routes with their link, which the kernel does
+// in one go. The uplink comes back, with its default route.
+func sweep(ctx context.Context, h *lab.Host, backend string) error {
 	if backend == "vxlan" {
-		return c, h.IP(ctx, "link del flannel.1")
+		return h.IP(ctx, "link del flannel.1")
 	}
-	return c, nil
+	lines, err := flap(ctx, h)
+	if err != nil {
+		return err
+	}
+	return h.IP(ctx, lines...)
+}
+
+// flap are the lines that take the uplink down and up again.
+func flap(ctx context.Context, h *lab.Host) ([]string, error) {
+	gateway, err := h.Run(ctx, "ip", "route", "show", "default")
+	return []string{"link set eth0 down", "link set eth0 up", "route replace " + strings.TrimSpace(gateway)}, err
 }
 
 // slab is the memory of the kernel's objects, in KB, or 0.
