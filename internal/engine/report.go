@@ -46,28 +46,28 @@ func describe(failed []reconcile.Result) []string {
 
 // noteChanges logs, records and counts what a pass did.
 func (e *Engine) noteChanges(out reconcile.Outcome) {
-	type group struct {
-		op   reconcile.Op
-		kind state.Kind
+	done := map[reconcile.Success][]reconcile.Result{} // the first few
+	count := maps.Clone(out.More)
+	if count == nil {
+		count = map[reconcile.Success]int{}
 	}
-	done := map[group][]reconcile.Result{} // the first few
-	count := map[group]int{}
-	var order []group
+	var order []reconcile.Success
 	for _, r := range out.Results {
 		if r.Err != nil {
 			continue
 		}
-		g := group{r.Op, r.Object.Key().Kind}
-		if count[g] == 0 {
-			order = append(order, g)
+		s := reconcile.Success{Op: r.Op, Kind: r.Object.Key().Kind}
+		if done[s] == nil {
+			order = append(order, s)
 		}
-		if count[g]++; count[g] <= fewLines {
-			done[g] = append(done[g], r)
+		count[s]++
+		if len(done[s]) < fewLines {
+			done[s] = append(done[s], r)
 		}
 	}
-	for _, g := range order {
-		e.base.Pass.Changes[string(g.kind)+" "+string(g.op)] += int64(count[g])
-		e.noteGroup(g.op, g.kind, done[g], count[g])
+	for _, s := range order {
+		e.base.Pass.Changes[string(s.Kind)+" "+string(s.Op)] += int64(count[s])
+		e.noteGroup(s.Op, s.Kind, done[s], count[s])
 	}
 }
 
@@ -155,6 +155,11 @@ func (e *Engine) noteDrift(p passed) {
 			if drift++; drift == 1 {
 				first = string(r.Op) + " " + r.Object.String()
 			}
+		}
+	}
+	for s, more := range p.out.More {
+		if e.scoped[s.Kind] {
+			drift += more
 		}
 	}
 	if drift == 0 {
