@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type run struct {
 	Options
 	fabric *lab.Fabric
 	board  *board
+	away   []*lab.Host // were stopped
 	begin  time.Time
 	result *Result
 }
@@ -121,9 +123,9 @@ func (r *run) measure(ctx context.Context, name string, pairs int, do func(conte
 	if err := do(ctx); err != nil {
 		return s, err
 	}
-	half, last, err := r.board.await(ctx, pairs)
+	half, last, err := r.board.await(ctx, pairs, r.alive)
 	if err != nil {
-		return s, errors.Join(fmt.Errorf("%s: %w", name, err), r.alive())
+		return s, fmt.Errorf("%s: %w", name, err)
 	}
 	after, err := r.look(ctx)
 	if err != nil {
@@ -185,6 +187,7 @@ func (r *run) leave(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.away = gone
 	var wg sync.WaitGroup
 	errs := make([]error, len(gone))
 	for i, h := range gone {
@@ -203,16 +206,18 @@ func (r *run) leave(ctx context.Context) error {
 func (r *run) comeBack(ctx context.Context) error {
 	r.progress("they return")
 	_, err := r.measure(ctx, "return", r.Hosts*(r.Hosts-1), func(ctx context.Context) error {
-		return start(ctx, r.leavers())
+		err := start(ctx, r.away)
+		r.away = nil
+		return err
 	})
 	return err
 }
 
-// alive names the daemons that ended.
+// alive names the daemons that ended by themselves.
 func (r *run) alive() error {
 	var errs []error
 	for _, h := range r.fabric.Hosts {
-		if h.DaemonPID() == 0 {
+		if h.DaemonPID() == 0 && !slices.Contains(r.away, h) {
 			errs = append(errs, fmt.Errorf("flanneld on %s ended:\n%s", h.Name, h.Log()))
 		}
 	}

@@ -37,6 +37,9 @@ type change struct {
 // buffer is that of a socket that hears of routes, in bytes.
 const buffer = 8 << 20
 
+// checking is how often who waits looks whether there is something to wait for.
+const checking = 500 * time.Millisecond
+
 // watchRoutes follows the routes of all hosts. They have none to others yet.
 func watchRoutes(hosts []*lab.Host) (*board, error) {
 	b := &board{routes: make([]map[netip.Prefix]bool, len(hosts)), moved: make(chan struct{})}
@@ -164,8 +167,10 @@ func (b *board) programmed() int {
 var errPairs = errors.New("pairs are missing or too many")
 
 // await waits until so many pairs are programmed and says when half of the way
-// and when the end was reached.
-func (b *board) await(ctx context.Context, pairs int) (half, last time.Time, err error) {
+// and when the end was reached. An error of check ends the wait.
+func (b *board) await(ctx context.Context, pairs int, check func() error) (half, last time.Time, err error) {
+	beat := time.NewTicker(checking)
+	defer beat.Stop()
 	for {
 		b.mu.Lock()
 		total, moved, err := b.total, b.moved, b.err
@@ -181,6 +186,10 @@ func (b *board) await(ctx context.Context, pairs int) (half, last time.Time, err
 		}
 		select {
 		case <-moved:
+		case <-beat.C:
+			if err := check(); err != nil {
+				return half, last, err
+			}
 		case <-ctx.Done():
 			return half, last, fmt.Errorf("%d of %d programmed: %w: %w", total, pairs, errPairs, ctx.Err())
 		}
