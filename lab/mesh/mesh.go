@@ -113,8 +113,6 @@ func (r *run) envs(began time.Time) (Spread, error) {
 
 // measure runs do, and waits until so many pairs are programmed.
 func (r *run) measure(ctx context.Context, name string, pairs int, do func(context.Context) error) (stretch, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Limit)
-	defer cancel()
 	before, err := r.look(ctx)
 	if err != nil {
 		return stretch{}, err
@@ -123,7 +121,9 @@ func (r *run) measure(ctx context.Context, name string, pairs int, do func(conte
 	if err := do(ctx); err != nil {
 		return s, err
 	}
-	half, last, err := r.board.await(ctx, pairs, r.alive)
+	wait, cancel := context.WithTimeout(ctx, r.Limit) // daemons live as long as ctx
+	defer cancel()
+	half, last, err := r.board.await(wait, pairs, r.alive)
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", name, err)
 	}
