@@ -62,6 +62,7 @@ func pure() []string {
 		"internal/lease", "internal/config", "internal/reconcile",
 		"internal/backend", "internal/traffic", "internal/engine", "internal/keeper",
 		"internal/subnetenv", "internal/events", "internal/tunnel/packet",
+		"internal/tunnel/checksum", "internal/tunnel/segment",
 	}
 }
 

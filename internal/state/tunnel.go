@@ -17,6 +17,8 @@ type Tunnel struct {
 	Source addr.ByFamily[netip.Addr]
 	// Local are the own subnets: where packets from peers may go.
 	Local addr.ByFamily[netip.Prefix]
+	// Plain is without offloads: one system call for each packet.
+	Plain bool
 }
 
 // Key implements Object.
@@ -32,6 +34,9 @@ type TunnelEnd struct {
 	Link   string
 	Subnet netip.Prefix
 	Dst    netip.Addr // underlay address
+	// ECN is whether the far end heeds congestion marks of the underlay
+	// (RFC 6040). Plain flannel loses them.
+	ECN bool
 }
 
 // Key implements Object.

@@ -135,4 +135,3 @@ func (u *udp) fastPeer(n facts.Node, e state.TunnelEnd, p lease.Lease) []state.F
 	}
 	return []state.FastPeer{{Link: e.Link, Subnet: e.Subnet, Dst: e.Dst}}
 }
-

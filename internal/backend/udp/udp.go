@@ -53,6 +53,7 @@ func Overhead(f addr.Family) int {
 type udp struct {
 	port     uint16
 	bpf      mode
+	plain    bool
 	owner    state.Owner
 	families []addr.Family
 	networks addr.ByFamily[netip.Prefix]
@@ -68,7 +69,23 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 	if err := mode(o.BPF).check(); err != nil {
 		return nil, warnings, err
 	}
-	return &udp{port: o.Port, bpf: mode(o.BPF), owner: s.Owner, families: s.Families, networks: s.Networks}, warnings, nil
+	plain, err := isPlain(o.Offload)
+	if err != nil {
+		return nil, warnings, err
+	}
+	u := &udp{port: o.Port, bpf: mode(o.BPF), plain: plain, owner: s.Owner, families: s.Families, networks: s.Networks}
+	return u, warnings, nil
+}
+
+func isPlain(offload string) (bool, error) {
+	switch offload {
+	case "auto":
+		return false, nil
+	case "off":
+		return true, nil
+	default:
+		return false, fmt.Errorf("config key Backend.Offload %q: must be auto or off", offload)
+	}
 }
 
 // Offer has no data: peers need no more than the public address, and the port
@@ -102,7 +119,7 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		// host's default route.
 		Sysctls: []state.Sysctl{{Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "0", Link: dev, Optional: true}},
 	}
-	t := state.Tunnel{Link: dev, Port: u.port}
+	t := state.Tunnel{Link: dev, Port: u.port, Plain: u.plain}
 	for _, f := range u.families {
 		if err := reachable(source(f, n), n); err != nil {
 			return state.Set{}, err
@@ -168,7 +185,7 @@ func (u *udp) Peer(_ lease.Lease, n facts.Node, p lease.Lease, _ lease.Offer) (s
 			// Its forwarder would take the datagram for an IPv4 packet.
 			errs = append(errs, fmt.Errorf("%s: %w", f, ErrPlain))
 		default:
-			end := state.TunnelEnd{Link: dev, Subnet: subnet, Dst: public}
+			end := state.TunnelEnd{Link: dev, Subnet: subnet, Dst: public, ECN: p.Owner != ""}
 			s.Ends = append(s.Ends, end)
 			s.FastPeers = append(s.FastPeers, u.fastPeer(n, end, p)...)
 		}

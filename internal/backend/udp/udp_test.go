@@ -119,3 +119,32 @@ func TestLinkLocal(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Offloads are the forwarder's affair, unless the fabric's config says no. Only
+// hosts of ours heed outer congestion marks.
+func TestOffload(t *testing.T) {
+	families := []addr.Family{addr.IPv4}
+	self := lease.Lease{Subnets: addr.Pair(netip.MustParsePrefix("10.5.1.0/24"), netip.Prefix{})}
+	peer := lease.Lease{Subnets: addr.Pair(netip.MustParsePrefix("10.5.2.0/24"), netip.Prefix{}), Public: addr.Pair(netip.MustParseAddr("198.51.100.2"), netip.Addr{})}
+	for offload, want := range map[string]bool{``: false, `"Offload":"auto"`: false, `"Offload":"off"`: true} {
+		b, _, err := udp.New(backend.Setup{Options: config.Backend{Type: "udp", Options: []byte("{" + offload + "}")}, Families: families})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := b.Local(self, backendtest.Node(families, 1))
+		if err != nil || s.Tunnels[0].Plain != want {
+			t.Errorf("%s: %+v, %v", offload, s.Tunnels, err)
+		}
+		for _, owner := range []string{"", "b"} {
+			peer.Owner = owner
+			p, err := b.Peer(self, backendtest.Node(families, 1), peer, peer.Offer)
+			if err != nil || p.Ends[0].ECN != (owner != "") {
+				t.Errorf("owner %q: %+v, %v", owner, p.Ends, err)
+			}
+		}
+	}
+	_, _, err := udp.New(backend.Setup{Options: config.Backend{Type: "udp", Options: []byte(`{"Offload":"on"}`)}})
+	if err == nil || !strings.Contains(err.Error(), "must be auto or off") {
+		t.Errorf("%v", err)
+	}
+}

@@ -88,7 +88,7 @@ func (b *batch) put(ctx context.Context, at []int) {
 			}
 		case state.TunnelEnd:
 			if o.Link == link {
-				items = append(items, item{at: i, put: tunnel.Peer{Subnet: o.Subnet, Dst: o.Dst}})
+				items = append(items, item{at: i, put: tunnel.Peer{Subnet: o.Subnet, Dst: o.Dst, ECN: o.ECN}})
 			} else {
 				b.results[i].Err = fmt.Errorf("link %s: %w, %s", o.Link, errOtherLink, link)
 			}

@@ -140,7 +140,7 @@ func (d *Driver) read(ctx context.Context, want *state.Set) (picture, error) {
 		p.tunnels[link] = found{Tunnel: describe(st.Config), fault: d.fault(st.Hello)}
 	}
 	for _, o := range st.Peers {
-		p.ends[end{link, o.Subnet}] = state.TunnelEnd{Link: link, Subnet: o.Subnet, Dst: o.Dst}
+		p.ends[end{link, o.Subnet}] = state.TunnelEnd{Link: link, Subnet: o.Subnet, Dst: o.Dst, ECN: o.ECN}
 	}
 	return p, nil
 }
@@ -170,7 +170,7 @@ func describe(c *tunnel.Config) state.Tunnel {
 	if c == nil {
 		return state.Tunnel{}
 	}
-	t := state.Tunnel{Link: c.Link, Port: c.Port}
+	t := state.Tunnel{Link: c.Link, Port: c.Port, Plain: c.Plain}
 	for _, a := range c.Source {
 		t.Source.Put(addr.Of(a), a)
 	}
@@ -182,7 +182,7 @@ func describe(c *tunnel.Config) state.Tunnel {
 
 // configOf is describe's inverse.
 func configOf(t state.Tunnel) *tunnel.Config {
-	c := &tunnel.Config{Link: t.Link, Port: t.Port}
+	c := &tunnel.Config{Link: t.Link, Port: t.Port, Plain: t.Plain}
 	for _, f := range addr.Families() {
 		if a := t.Source.At(f); a.IsValid() {
 			c.Source = append(c.Source, a)

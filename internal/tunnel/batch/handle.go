@@ -167,9 +167,9 @@ const (
 	// alert is how long the reader waits in a way that lets it go on at once
 	// when something comes. It keeps its place in the Go scheduler, which may
 	// have to wait for it before it can collect garbage.
-	alert = 500 * time.Microsecond
+	alert = 4 * time.Millisecond
 	// attention is for how long it does so after there was something.
-	attention = 5 * time.Millisecond
+	attention = 8 * time.Millisecond
 )
 
 // Wait returns when there may be something to read, after the reader has found

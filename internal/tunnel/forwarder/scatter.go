@@ -10,7 +10,7 @@ import (
 
 // receiveMessages is how many messages are taken with one system call. One may
 // be as large as 64 kB.
-const receiveMessages = 16
+const receiveMessages = 8
 
 // scatterer is the fast form of inbound: it joins the packets of a flow, and
 // writes them as one.
