@@ -282,8 +282,13 @@ int fl_in(struct sk_buff_view *skb)
 
 	struct sock_tuple tuple = {.saddr = ip->saddr, .daddr = ip->daddr, .sport = udp->source, .dport = s->decap};
 	struct decap d = {
-		/* The port stays: a firewall knows it. */
-		.udp = {.source = udp->source, .dest = udp->dest, .len = be16((u16)(len + UDP_LEN + VXLAN_LEN))},
+		/*
+		 * The port stays: a firewall knows it. The source is the one that
+		 * the socket below is connected to, none: where conntrack
+		 * translates addresses, of whatever else, it takes a socket away
+		 * that early demultiplexing could not have found.
+		 */
+		.udp = {.source = 0, .dest = udp->dest, .len = be16((u16)(len + UDP_LEN + VXLAN_LEN))},
 		.vxlan = {8}, /* with a VNI, which is 0 */
 		.to = {2, 0, 0, 0, 0, 1},
 		.from = {2, 0, 0, 0, 0, 2},

@@ -98,6 +98,17 @@ func (h *host) output(tb testing.TB, words ...string) string {
 	return string(out)
 }
 
+// try is output of a command that may fail.
+func (h *host) try(tb testing.TB, words ...string) string {
+	tb.Helper()
+	var out []byte
+	h.do(tb, func() error {
+		out, _ = exec.CommandContext(tb.Context(), words[0], words[1:]...).CombinedOutput()
+		return nil
+	})
+	return string(out)
+}
+
 // hosts makes n hosts on one switch.
 func hosts(tb testing.TB, n int) []*host {
 	tb.Helper()

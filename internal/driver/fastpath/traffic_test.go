@@ -11,6 +11,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,6 +104,50 @@ func TestCarriesOverPlainWire(t *testing.T) {
 	transfer(t, b, a, 1<<24)
 	if c := b.counters(t); c.ReceivedBytes < 1<<24 {
 		t.Errorf("%+v: not all was carried", c)
+	}
+}
+
+// A firewall on the host sees the datagrams as they came, and one that
+// translates addresses, as every host with containers has it, takes none away.
+func TestFirewall(t *testing.T) {
+	a, b := pair(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skipf("needs nftables: %v", err)
+	}
+	rules := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(rules, []byte(`
+		table ip test {
+			chain pre { type nat hook prerouting priority dstnat; }
+			chain post {
+				type nat hook postrouting priority srcnat
+				oifname eth0 masquerade
+			}
+			chain in {
+				type filter hook input priority filter; policy drop
+				ct state invalid drop
+				iifname eth0 udp dport 8285 counter accept
+				iifname flannel0 accept
+			}
+		}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*host{a, b} {
+		h.run(t, "nft -f "+rules)
+		h.socket(t) // the forwarder's, which must not get them
+	}
+	ping(t, a, b, 100)
+	ping(t, b, a, 100)
+	transfer(t, a, b, 1<<22)
+	transfer(t, b, a, 1<<22)
+	for _, h := range []*host{a, b} {
+		if out := h.output(t, "nft", "list", "chain", "ip", "test", "in"); strings.Contains(out, "counter packets 0 ") {
+			t.Errorf("host %d: no datagram passed the firewall: %s", h.n, out)
+		}
+	}
+	// And it is obeyed.
+	b.run(t, "nft flush chain ip test in")
+	if out := a.try(t, "ping", "-n", "-c1", "-W1", "-I", a.inner().String(), b.inner().String()); !strings.Contains(out, "100% packet loss") {
+		t.Errorf("past the firewall: %s", out)
 	}
 }
 
