@@ -38,7 +38,7 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 		World: w,
 		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
 			kernel := drivers.All(drivers.Options{
-				Owner: owner, Networks: networks, TakeOver: c.Options.TakeOver,
+				Owner: owner, Networks: networks, TakeOver: c.Options.TakeOver, ClassicRoutes: c.Options.Classic,
 				Forwarder: tunnel.Process{
 					Socket: state.TunnelSocket(c.Options.SubnetFile), Build: c.Version,
 					Flags: []string{"--log-format", string(c.Options.LogFormat)},

@@ -24,7 +24,9 @@ type Backend interface {
 	Offer(n facts.Node, prev *lease.Lease) (lease.Offer, error)
 	// Local is the receive side: devices, addresses, switches, and the MTU.
 	Local(self lease.Lease, n facts.Node) (state.Set, error)
-	// Peer is the send side towards one peer, and depends on no other peer.
+	// Peer is the send side towards one peer, and depends on no other peer. Of
+	// the links of this host it sees those of Related, with their identity
+	// alone, and of the uplink the name and MTU: all else changes too often.
 	// o is the offer of p to use. An error rejects that peer only, or one
 	// family of it: the set holds what is right all the same.
 	Peer(self lease.Lease, n facts.Node, p lease.Lease, o lease.Offer) (state.Set, error)

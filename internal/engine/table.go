@@ -66,10 +66,14 @@ func (p peerInputs) equal(o peerInputs) bool {
 }
 
 // forPeers takes away what no backend looks at when it makes a peer's objects:
-// links come and go with every container.
+// links come and go with every container, and up and down.
 func forPeers(n facts.Node) facts.Node {
 	n.Links = backend.Related(n.Links)
-	n.Uplink.Addrs, n.Warnings = nil, nil
+	for i, l := range n.Links {
+		n.Links[i] = facts.Link{Name: l.Name, Type: l.Type, MAC: l.MAC, Alias: l.Alias, VNI: l.VNI, Port: l.Port}
+	}
+	n.Uplink = facts.Link{Name: n.Uplink.Name, MTU: n.Uplink.MTU}
+	n.Warnings = nil
 	return n
 }
 

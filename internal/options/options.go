@@ -41,6 +41,7 @@ type Options struct {
 	ForwardRules bool          // iptables-forward-rules
 	Resync       time.Duration // iptables-resync
 	Blackhole    bool          // ip-blackhole-route
+	Classic      bool          // classic-routes
 
 	TakeOver       bool // take-over
 	AllowExtension bool // allow-extension

@@ -176,6 +176,11 @@ func trafficRows() []row {
 			set: into(yesNo, func(o *Options) *bool { return &o.AllowExtension }),
 		},
 		{
+			name: "classic-routes", kind: boolean, preset: "false",
+			doc: "make routes without nexthop objects, as on kernels before 5.3: for programs that cannot read them; slow with thousands of peers",
+			set: into(yesNo, func(o *Options) *bool { return &o.Classic }),
+		},
+		{
 			name: "ip-blackhole-route", kind: boolean, preset: "false", doc: "keep a blackhole route for this host's own subnets",
 			set: into(yesNo, func(o *Options) *bool { return &o.Blackhole }),
 		},
