@@ -11,7 +11,9 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	backends "github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/backend/udp"
 	"github.com/flannel-ng/flannel-ng/internal/config"
+	"github.com/flannel-ng/flannel-ng/internal/driver/fastpath"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/keeper"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -39,6 +41,9 @@ type world struct {
 	// backend is that of the first config that can be read, as the engine's is:
 	// the backend of a running fabric does not change. nil: not known.
 	backend *config.Backend
+	// fastPath is the kernel's answer, asked once; nil: not yet.
+	fastPath *facts.Ability
+	shown    atomic.Pointer[facts.Node] // node, for those who only tell
 }
 
 func newWorld(c Config, hostID string) *world {
@@ -123,9 +128,11 @@ func (w *world) read(ctx context.Context, families []addr.Family) (facts.Node, e
 	}
 	n.HostID, n.Forwards = w.hostID, forwards
 	n.Startup, n.StartupPending = w.printed()
+	n.FastPath = w.ability()
 	w.tell(n)
 	w.carry(n)
 	w.node = &n
+	w.shown.Store(&n)
 	return n, nil
 }
 
@@ -183,6 +190,19 @@ func (w *world) fabric() (config.Backend, bool) {
 		w.backend = &n.Backend
 	}
 	return *w.backend, true
+}
+
+// ability says whether the kernel can carry the udp backend's packets. Others
+// do not ask.
+func (w *world) ability() facts.Ability {
+	if b, ok := w.fabric(); !ok || b.Type != udp.Type {
+		return facts.Ability{}
+	}
+	if w.fastPath == nil {
+		a := probe.FastPath(fastpath.Root)
+		w.fastPath = &a
+	}
+	return *w.fastPath
 }
 
 // printed is what the startup command printed, or why that is not known yet. It

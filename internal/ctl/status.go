@@ -58,6 +58,9 @@ func tunnel(t report.Tunnel) string {
 		return "forwarder does not answer: " + oneLine(t.Error)
 	}
 	out := []string{fmt.Sprintf("forwarder %d, sent %d packets, received %d", t.PID, t.SentPackets, t.ReceivedPackets)}
+	if t.FastPath != "" {
+		out = append(out, fmt.Sprintf("kernel %s (%d, %d)", oneLine(t.FastPath), t.KernelSentPackets, t.KernelReceivedPackets))
+	}
 	for _, reason := range slices.Sorted(maps.Keys(t.Dropped)) {
 		if n := t.Dropped[reason]; n > 0 {
 			out = append(out, fmt.Sprintf("dropped %d %s", n, reason))

@@ -28,7 +28,7 @@ func (e *Engine) ownFailures(p passed) []string {
 	slices.Sort(reasons)
 	var failed []string
 	for k, r := range e.failing {
-		if p.host.keys[k] {
+		if p.host.keys[k] && !state.Dispensable(r.Object) {
 			failed = append(failed, fmt.Sprintf("%s %s: %s", r.Op, r.Object, r.Err))
 		}
 	}
@@ -284,7 +284,7 @@ func (t *table) fail(failing map[state.Key]reconcile.Result) {
 	defer t.mu.Unlock()
 	t.failed = map[string]string{}
 	for k, r := range failing {
-		if e := t.entry(k); e != nil {
+		if e := t.entry(k); e != nil && !state.Dispensable(r.Object) {
 			t.failed[e.key] = r.Err.Error()
 		}
 	}

@@ -27,7 +27,7 @@ type Collector struct {
 type descs struct {
 	build, ready, leaseExpires, peers, rejected, revision, synced, age,
 	passes, duration, changes, failing, drift,
-	tunnelPackets, tunnelBytes, tunnelDropped *prometheus.Desc
+	tunnelPackets, tunnelBytes, tunnelDropped, tunnelKernel *prometheus.Desc
 }
 
 // New makes a collector. Both functions must be safe for concurrent use.
@@ -50,9 +50,10 @@ func New(status func() report.Status, now func() time.Time) *Collector {
 		failing:      desc("failing_objects", "Objects that could not be made true."),
 		drift:        desc("drift_total", "Objects that a reading of all found otherwise than they were left, without a notification before."),
 
-		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder carried, sent or received; backend udp only.", "direction"),
+		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder or the kernel carried, sent or received; backend udp only.", "direction"),
 		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of those packets, without the tunnel's own headers.", "direction"),
-		tunnelDropped: desc("tunnel_dropped_total", "Packets that the forwarder dropped, by reason.", "reason"),
+		tunnelDropped: desc("tunnel_dropped_total", "Packets that the forwarder or the kernel dropped, by reason.", "reason"),
+		tunnelKernel:  desc("tunnel_kernel_packets_total", "Of those packets, the ones that the kernel carried without the forwarder.", "direction"),
 	}}
 }
 
@@ -68,7 +69,7 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	d := c.desc
 	for _, x := range []*prometheus.Desc{
 		d.build, d.ready, d.leaseExpires, d.peers, d.rejected, d.revision, d.synced, d.age,
-		d.passes, d.duration, d.changes, d.failing, d.drift, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped,
+		d.passes, d.duration, d.changes, d.failing, d.drift, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped, d.tunnelKernel,
 	} {
 		out <- x
 	}
@@ -107,6 +108,8 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	if t := s.Tunnel; t != nil && t.Error == "" {
 		counter(d.tunnelPackets, int64(t.SentPackets), "sent")
 		counter(d.tunnelPackets, int64(t.ReceivedPackets), "received")
+		counter(d.tunnelKernel, int64(t.KernelSentPackets), "sent")
+		counter(d.tunnelKernel, int64(t.KernelReceivedPackets), "received")
 		counter(d.tunnelBytes, int64(t.SentBytes), "sent")
 		counter(d.tunnelBytes, int64(t.ReceivedBytes), "received")
 		for reason, n := range t.Dropped {

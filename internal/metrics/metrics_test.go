@@ -41,7 +41,7 @@ func busy() report.Status {
 		PeerCount: report.PeerCount{Programmed: 2, Failing: 1},
 		Rejected:  []report.Rejected{{Key: "k"}, {Key: "l"}},
 		Tunnel: &report.Tunnel{
-			SentPackets: 5, SentBytes: 500, ReceivedPackets: 4, ReceivedBytes: 400,
+			KernelSentPackets: 2, KernelReceivedPackets: 3, SentPackets: 5, SentBytes: 500, ReceivedPackets: 4, ReceivedBytes: 400,
 			Dropped: map[string]uint64{"stranger": 2},
 		},
 	}
@@ -79,6 +79,8 @@ flannel_store_synced 1
 flannel_tunnel_bytes_total{direction="received"} 400
 flannel_tunnel_bytes_total{direction="sent"} 500
 flannel_tunnel_dropped_total{reason="stranger"} 2
+flannel_tunnel_kernel_packets_total{direction="received"} 3
+flannel_tunnel_kernel_packets_total{direction="sent"} 2
 flannel_tunnel_packets_total{direction="received"} 4
 flannel_tunnel_packets_total{direction="sent"} 5
 `

@@ -69,8 +69,9 @@ type Store struct {
 	Error         string        `json:"error,omitempty"`
 }
 
-// Tunnel is what the forwarder process of the udp backend says of itself. Its
-// numbers go on over a restart of the daemon.
+// Tunnel is what the forwarder process of the udp backend says of itself, and
+// what the kernel counted beside it. The numbers go on over a restart of the
+// daemon.
 type Tunnel struct {
 	PID             int    `json:"pid"`
 	Build           string `json:"build"`
@@ -80,7 +81,13 @@ type Tunnel struct {
 	ReceivedBytes   uint64 `json:"receivedBytes"`
 	// Dropped counts packets that went no further, by reason (docs/udp.md).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
-	// Error is why it gave no account; the numbers are then zero.
+	// FastPath is "on" while the kernel carries packets between hosts that both
+	// can, else "off: " and why.
+	FastPath string `json:"fastPath"`
+	// Of the above, what the kernel carried without the forwarder.
+	KernelSentPackets     uint64 `json:"kernelSentPackets"`
+	KernelReceivedPackets uint64 `json:"kernelReceivedPackets"`
+	// Error is why the forwarder gave no account; its numbers are then missing.
 	Error string `json:"error,omitempty"`
 }
 

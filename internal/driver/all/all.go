@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/flannel-ng/flannel-ng/internal/driver/addr"
+	"github.com/flannel-ng/flannel-ng/internal/driver/fastpath"
 	"github.com/flannel-ng/flannel-ng/internal/driver/fdb"
 	"github.com/flannel-ng/flannel-ng/internal/driver/link"
 	"github.com/flannel-ng/flannel-ng/internal/driver/neigh"
@@ -48,6 +49,7 @@ func All(o Options) []reconcile.Driver {
 		neigh.New(o.Owner),
 		fdb.New(o.Owner),
 		forwarder.New(forwarder.Options{Owner: o.Owner, Process: o.Forwarder, Wake: o.Wake, Log: o.Log}),
+		fastpath.New(fastpath.Options{Owner: o.Owner, Root: fastpath.Root}),
 		route.New(route.Options{Owner: o.Owner, Networks: o.Networks, Classic: o.ClassicRoutes, TakeOver: o.TakeOver}),
 	}
 }
