@@ -25,10 +25,13 @@ type Super struct {
 func Read(frame []byte, h packet.Header) (Super, error) {
 	about, s := readHeader(frame), Super{b: frame[HeaderSize:], family: h.Family, ip: h.Length}
 	if about.gso == whole {
-		if about.flags&needsChecksum != 0 {
-			return s, finish(s.b, about.start, about.offset)
+		switch {
+		case about.flags&needsChecksum == 0:
+			return s, nil
+		case about.start < h.Length:
+			return s, ErrFrame
 		}
-		return s, nil
+		return s, finish(s.b, about.start, about.offset)
 	}
 	var err error
 	if s.transport, err = transportOf(h.Family, h.Protocol); err != nil {

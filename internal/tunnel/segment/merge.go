@@ -204,6 +204,7 @@ func (it *item) follows(s *segment) bool {
 		bytes.Equal(a[8:13], b[8:13]) && // acknowledgement, length
 		a[13]&^atEnd == b[13]&^atEnd &&
 		bytes.Equal(a[14:16], b[14:16]) && // window
+		bytes.Equal(a[18:20], b[18:20]) && // urgent pointer, which means nothing
 		bytes.Equal(a[minTCP:], b[minTCP:])
 }
 
