@@ -24,6 +24,7 @@ type Options struct {
 type Bench struct {
 	Options
 	begin  time.Time
+	spent  time.Duration // on measurements made again
 	result Result
 }
 

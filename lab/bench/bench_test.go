@@ -91,16 +91,16 @@ func TestCPUTime(t *testing.T) {
 	}
 }
 
-// A process of others that started meanwhile counts whole, one that ended not
-// at all, and rounding never makes our share negative.
+// A process of others counts if it was there before and after, and what they
+// used is never more than all that was used.
 func TestShares(t *testing.T) {
 	t.Parallel()
 	s := time.Second
 	lab, others := bench.Since(10*s, 14*s, map[int]time.Duration{1: 5 * s, 2: s}, map[int]time.Duration{1: 6 * s, 3: s})
-	if lab != 2*s || others != 2*s {
-		t.Errorf("lab %v, others %v, want 2s each", lab, others)
+	if lab != 3*s || others != s {
+		t.Errorf("lab %v, others %v, want 3s and 1s", lab, others)
 	}
-	if lab, _ = bench.Since(0, s, nil, map[int]time.Duration{1: 2 * s}); lab != 0 {
+	if lab, _ = bench.Since(0, s, map[int]time.Duration{1: 0}, map[int]time.Duration{1: 2 * s}); lab != 0 {
 		t.Errorf("lab %v", lab)
 	}
 }

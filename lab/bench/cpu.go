@@ -78,10 +78,14 @@ func kernelThread(stat string) bool {
 // since is what the lab and what others used from a to b. A process that came
 // and went in between is counted as the lab's.
 func (r reading) since(a reading) (lab, others, wall time.Duration) {
+	busy := r.busy - a.busy
 	for pid, now := range r.others {
-		others += now - a.others[pid] // a new process has no earlier time
+		if before, known := a.others[pid]; known { // others have just come, or were just being read
+			others += now - before
+		}
 	}
-	return max(r.busy-a.busy-others, 0), others, r.at.Sub(a.at)
+	others = min(max(others, 0), busy)
+	return busy - others, others, r.at.Sub(a.at)
 }
 
 var errProc = errors.New("unreadable")
