@@ -66,7 +66,7 @@ test: ## every test: pure ones with the race detector, then drivers and scenario
 .PHONY: test-pure
 test-pure: ## tests that need no root, with the race detector
 	@mkdir -p $(RESULTS)
-	@others=$$($(GO) list $(ROOTED) ./lab ./lab/recorded ./lab/torture ./internal/explorer); \
+	@others=$$($(GO) list $(ROOTED) ./lab ./lab/mesh ./lab/recorded ./lab/torture ./internal/explorer); \
 	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$others") | $(call SUM,pure)
 
 # The race detector makes schedules five times slower and finds what it finds in
@@ -96,7 +96,7 @@ lab: build ## scenarios with real processes in namespaces, flannel's recordings,
 	@mkdir -p $(RESULTS)
 	@s='$(SCENARIO)'; ls lab/testdata/*.txtar | sed 's,.*/,,; s,\.txtar$$,,' | grep -qE -- "$${s%%/*}" || \
 	{ echo "SCENARIO=$$s: no such script; there are:" $$(cd lab/testdata && ls *.txtar | sed 's,\.txtar$$,,'); exit 1; }
-	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/recorded ./lab/torture) | $(call SUM,lab)
+	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/mesh ./lab/recorded ./lab/torture) | $(call SUM,lab)
 
 .PHONY: check
 check: ## lint, vet, vulnerabilities, tidy modules, generated documents and kernel programs, arrows
@@ -146,6 +146,13 @@ ROWS ?=
 bench: build ## data paths and convergence beside the plain kernel's, as root: a table [ROUNDS=5 PEERS=20000 ROWS=a,b]
 	@./scripts/deps.sh run
 	@./scripts/asroot.sh $(BIN)/lab bench --rounds $(ROUNDS) --peers $(PEERS) --rows '$(ROWS)' --out $(BIN)/bench/bench.json
+
+.PHONY: bench-mesh
+bench-mesh: build ## many daemons join one etcd at once, some leave and return, as root: a table [N=200 BACKEND=vxlan]
+	@./scripts/deps.sh run
+	@./scripts/asroot.sh $(BIN)/lab mesh --hosts $(N) --backend '$(BACKEND)' --out $(BIN)/bench/mesh.json
+
+N ?= 200
 
 .PHONY: bench-go
 bench-go: ## Go benchmarks, as root

@@ -184,7 +184,7 @@ func (c *crowd) forget(ctx context.Context) error {
 		return err
 	}
 	// This change still arrives, but its acknowledgement meets the reset.
-	if err := c.etcd.Put(ctx, c.prefix+"/unrelated", "1"); err != nil {
+	if err := c.etcd.Put(ctx, c.prefix+"/ng/extra/unrelated", "1"); err != nil {
 		return err
 	}
 	err := lab.Eventually(ctx, func(ctx context.Context) error {
@@ -203,10 +203,10 @@ func (c *crowd) forget(ctx context.Context) error {
 
 // compact makes changes that nobody hears of, and forgets them.
 func (c *crowd) compact(ctx context.Context) error {
-	if err := c.etcd.Put(ctx, c.prefix+"/unrelated", "2"); err != nil {
+	if err := c.etcd.Put(ctx, c.prefix+"/ng/extra/unrelated", "2"); err != nil {
 		return err
 	}
-	resp, err := c.etcd.Client.Delete(ctx, c.prefix+"/unrelated")
+	resp, err := c.etcd.Client.Delete(ctx, c.prefix+"/ng/extra/unrelated")
 	if err != nil {
 		return fmt.Errorf("etcd delete: %w", err)
 	}
