@@ -63,17 +63,9 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 	p := passed{why: why, start: time.Now()}
 	p.proof = e.pace.tick && e.mirror.proofDue(p.start, e.cfg.Resync)
 	p.whole = p.proof || why&wakeDoubt != 0
-	var reason string
-	var err error
-	if p.in, reason, err = e.look(ctx, p.whole || why&wakeFacts != 0); err != nil {
+	if reason, err := e.desire(ctx, &p); err != nil {
 		return err
-	}
-	if reason == "" {
-		if p.host, err = desireHost(p.in); err != nil {
-			reason = err.Error()
-		}
-	}
-	if reason != "" {
+	} else if reason != "" {
 		e.mirror.known = false
 		e.withdraw(ctx, p.in)
 		e.unready(reason)
@@ -89,16 +81,7 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 	if isDone(ctx) {
 		return nil // what was cut short is no failure
 	}
-	e.noteFailures(&p)
-	p.reasons = e.ownFailures(p)
-	if len(p.reasons) == 0 || p.host.file.Absent {
-		e.finish(ctx, &p)
-	}
-	e.noteChanges(p.out)
-	e.noteDrift(p)
-	if p.delta.news {
-		e.noteRefused()
-	}
+	e.note(ctx, &p)
 	if changedSwitch(p.out) {
 		e.Ring() // switches announce no change, and another may wait for this one
 	}
@@ -110,6 +93,32 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 		debug.FreeOSMemory() // a host with a whole fabric to make never needs as much again
 	}
 	return nil
+}
+
+// desire finds what the host's own objects should be, or why that is not known.
+func (e *Engine) desire(ctx context.Context, p *passed) (reason string, err error) {
+	p.in, reason, err = e.look(ctx, p.whole || p.why&wakeFacts != 0)
+	if err != nil || reason != "" {
+		return reason, err
+	}
+	if p.host, err = desireHost(p.in); err != nil {
+		return err.Error(), nil //nolint:nilerr // it is the reason
+	}
+	return "", nil
+}
+
+// note takes in what came of a pass, and writes subnet.env if that may be.
+func (e *Engine) note(ctx context.Context, p *passed) {
+	e.noteFailures(p)
+	p.reasons = e.ownFailures(*p)
+	if len(p.reasons) == 0 || p.host.file.Absent {
+		e.finish(ctx, p)
+	}
+	e.noteChanges(p.out)
+	e.noteDrift(*p)
+	if p.delta.news {
+		e.noteRefused()
+	}
 }
 
 // finish writes subnet.env.
@@ -148,7 +157,7 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 	if !p.whole {
 		p.scope.All = all
 		p.out = reconcile.ExecuteScope(ctx, e.drivers, p.scope, trust)
-		m.known = len(p.out.Unread) == 0
+		m.known, m.trusted = len(p.out.Unread) == 0, m.trusted && trust
 	} else {
 		began := time.Now()
 		p.out = reconcile.Execute(ctx, e.drivers, all(), trust)

@@ -90,15 +90,7 @@ func (e *Engine) noteGroup(op reconcile.Op, kind state.Kind, rs []reconcile.Resu
 // noteFailures keeps what failed, and logs a failure when it appears or changes,
 // not each time it is met again.
 func (e *Engine) noteFailures(p *passed) {
-	now := map[state.Key]reconcile.Result{}
-	if !p.whole && len(e.failing) > 0 {
-		tried := p.keys()
-		for k, r := range e.failing {
-			if !tried[k] {
-				now[k] = r
-			}
-		}
-	}
+	now := e.untried(p)
 	fresh, failed := 0, p.out.Failed()
 	for _, r := range failed {
 		k := r.Object.Key()
@@ -127,6 +119,21 @@ func (e *Engine) noteFailures(p *passed) {
 	if len(failed)+len(p.out.Unread) == 0 && len(p.out.Results) > 0 {
 		e.pace.idle = 0
 	}
+}
+
+// untried are the failures that a pass did not look at.
+func (e *Engine) untried(p *passed) map[state.Key]reconcile.Result {
+	out := map[state.Key]reconcile.Result{}
+	if p.whole || len(e.failing) == 0 {
+		return out
+	}
+	tried := p.keys()
+	for k, r := range e.failing {
+		if !tried[k] {
+			out[k] = r
+		}
+	}
+	return out
 }
 
 func (e *Engine) noteUnread(unread map[state.Kind]error) {

@@ -377,32 +377,37 @@ func (t *table) delta(before map[string]*entry, news bool) delta {
 		now := t.entries[key]
 		switch {
 		case now == old:
-			continue
 		case d.size() > scopeLimit:
 			d.more = true
 			return d
-		}
-		was := map[state.Key]state.Object{}
-		if old != nil {
-			for _, o := range old.objects {
-				was[o.Key()] = o
-			}
-		}
-		if now != nil {
-			for _, o := range now.objects {
-				if w, ok := was[o.Key()]; !ok || !same(w, o) {
-					d.put = append(d.put, o)
-				}
-				delete(was, o.Key())
-			}
-		}
-		for k, o := range was {
-			if _, taken := t.holder(k); !taken {
-				d.gone = append(d.gone, o)
-			}
+		default:
+			t.differ(&d, old, now)
 		}
 	}
 	return d
+}
+
+// differ adds to d what one entry has otherwise than another.
+func (t *table) differ(d *delta, old, now *entry) {
+	was := map[state.Key]state.Object{}
+	if old != nil {
+		for _, o := range old.objects {
+			was[o.Key()] = o
+		}
+	}
+	if now != nil {
+		for _, o := range now.objects {
+			if w, ok := was[o.Key()]; !ok || !same(w, o) {
+				d.put = append(d.put, o)
+			}
+			delete(was, o.Key())
+		}
+	}
+	for k, o := range was {
+		if _, taken := t.holder(k); !taken {
+			d.gone = append(d.gone, o)
+		}
+	}
 }
 
 func same(a, b state.Object) bool {

@@ -63,12 +63,8 @@ func listen(ctx context.Context, s *nl.Subscription, w Watcher) error {
 	}
 	defer func() { _ = c.Close() }()
 	in := interest{Watcher: w, names: map[int]string{}, stale: true}
-	links, err := c.Links(ctx, "")
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		in.names[l.Index] = l.Name
+	if err := in.readNames(ctx, c); err != nil {
+		return err
 	}
 	for {
 		if in.stale {
@@ -96,6 +92,17 @@ type interest struct {
 	names    map[int]string // of links, by index
 	networks []netip.Prefix // that this host has an address in
 	stale    bool           // networks are to be read anew
+}
+
+func (in *interest) readNames(ctx context.Context, c *nl.Conn) error {
+	links, err := c.Links(ctx, "")
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		in.names[l.Index] = l.Name
+	}
+	return nil
 }
 
 func (in *interest) readNetworks(ctx context.Context, c *nl.Conn) error {

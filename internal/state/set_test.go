@@ -13,9 +13,9 @@ func TestEveryKindOfObject(t *testing.T) {
 	var all state.Set
 	v := reflect.ValueOf(&all).Elem()
 	kinds := 0
-	for i := range v.NumField() {
-		if v.Field(i).Kind() == reflect.Slice {
-			v.Field(i).Set(reflect.MakeSlice(v.Field(i).Type(), 1, 1))
+	for _, field := range v.Fields() {
+		if field.Kind() == reflect.Slice {
+			field.Set(reflect.MakeSlice(field.Type(), 1, 1))
 			kinds++
 		}
 	}

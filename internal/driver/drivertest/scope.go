@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
@@ -25,7 +26,7 @@ func scoped(t *testing.T, s Subject) {
 	Ground(t, f)
 	for _, step := range []struct{ peers, before int }{{9, 0}, {9, 9}, {4, 9}, {7, 9}} {
 		for range 8 {
-			if err := samePart(t, d, part(r, d.Kind(), f, step.peers, step.before)); err != nil {
+			if err := samePart(t, d, part(r, d.Kind(), f, [2]int{step.before, step.peers})); err != nil {
 				t.Errorf("%d peers after %d: %v", step.peers, step.before, err)
 			}
 		}
@@ -36,7 +37,7 @@ func scoped(t *testing.T, s Subject) {
 		MustApply(t, d, f.With(7))
 		Run(t, command)
 		for range 4 {
-			if err := samePart(t, d, part(r, d.Kind(), f, 3, 7)); err != nil && !errors.Is(err, reconcile.ErrDoubt) {
+			if err := samePart(t, d, part(r, d.Kind(), f, [2]int{7, 3})); err != nil && !errors.Is(err, reconcile.ErrDoubt) {
 				t.Errorf("%s: %v", command, err)
 			}
 		}
@@ -81,9 +82,9 @@ func wanted(s *state.Set) map[state.Key]bool {
 }
 
 // part is a kind's objects of some peers: of those that there are, and of those
-// that were there before.
-func part(r *rand.Rand, kind state.Kind, f Fabric, peers, before int) reconcile.Scope {
-	want := f.With(peers)
+// that there were before. peers counts both, those before first.
+func part(r *rand.Rand, kind state.Kind, f Fabric, peers [2]int) reconcile.Scope {
+	want := f.With(peers[1])
 	s := reconcile.Scope{Want: &state.Set{Links: want.Links}, All: func() *state.Set { return want }}
 	keys, local := wanted(want), wanted(f.Local())
 	for o := range want.Objects() {
@@ -91,7 +92,7 @@ func part(r *rand.Rand, kind state.Kind, f Fabric, peers, before int) reconcile.
 			s.Want.Add(o)
 		}
 	}
-	for o := range f.With(before).Objects() {
+	for o := range f.With(peers[0]).Objects() {
 		if o.Key().Kind == kind && !keys[o.Key()] && r.IntN(3) > 0 {
 			s.Gone = append(s.Gone, o)
 		}
@@ -118,9 +119,9 @@ func samePart(t *testing.T, d reconcile.Scoped, s reconcile.Scope) error {
 }
 
 func texts(cs []reconcile.Change) string {
-	var out string
+	var out strings.Builder
 	for _, c := range cs {
-		out += fmt.Sprintf("%s %s (was %s)\n", c.Op, c.Object, c.Was)
+		fmt.Fprintf(&out, "%s %s (was %s)\n", c.Op, c.Object, c.Was)
 	}
-	return out
+	return out.String()
 }

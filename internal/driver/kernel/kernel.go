@@ -132,40 +132,50 @@ func Apply(
 	ctx context.Context, c *nl.Conn, changes []reconcile.Change,
 	build func(reconcile.Change) (nl.Request, error),
 ) []reconcile.Result {
-	results := make([]reconcile.Result, len(changes))
-	// The requests of a whole large fabric would take more memory than its
-	// changes.
-	reqs := make([]nl.Request, 0, min(len(changes), portion))
-	at := make([]int, 0, min(len(changes), portion)) // request → change
-	send := func() {
-		for n, err := range c.Do(ctx, reqs) {
-			results[at[n]].Err = err
-		}
-		reqs, at = reqs[:0], at[:0]
-	}
+	o := outbox{conn: c, results: make([]reconcile.Result, len(changes))}
 	for _, removals := range []bool{false, true} {
 		for i, ch := range changes {
 			if (ch.Op == reconcile.Remove) != removals {
 				continue
 			}
-			results[i].Change = ch
+			o.results[i].Change = ch
 			r, err := build(ch)
-			if err != nil {
-				results[i].Err = err
-				continue
-			}
-			if reqs, at = append(reqs, r), append(at, i); len(reqs) == portion {
-				send()
+			o.results[i].Err = err
+			if err == nil {
+				o.put(ctx, r, i)
 			}
 		}
 	}
-	send()
-	for i := range results {
-		if results[i].Op == reconcile.Remove && Gone(results[i].Err) {
-			results[i].Err = nil // its link went, and took it along
+	o.send(ctx)
+	for i := range o.results {
+		if o.results[i].Op == reconcile.Remove && Gone(o.results[i].Err) {
+			o.results[i].Err = nil // its link went, and took it along
 		}
 	}
-	return results
+	return o.results
+}
+
+// outbox holds requests until there is a portion: those of a whole large fabric
+// would take more memory than its changes.
+type outbox struct {
+	conn    *nl.Conn
+	results []reconcile.Result
+	reqs    []nl.Request
+	at      []int // request → result
+}
+
+func (o *outbox) put(ctx context.Context, r nl.Request, at int) {
+	o.reqs, o.at = append(o.reqs, r), append(o.at, at)
+	if len(o.reqs) == portion {
+		o.send(ctx)
+	}
+}
+
+func (o *outbox) send(ctx context.Context) {
+	for n, err := range o.conn.Do(ctx, o.reqs) {
+		o.results[o.at[n]].Err = err
+	}
+	o.reqs, o.at = o.reqs[:0], o.at[:0]
 }
 
 // ApplyOnLinks is Apply for objects that stand on links of the owner, over a

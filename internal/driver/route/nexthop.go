@@ -99,26 +99,34 @@ func (n *nexthops) probe(ctx context.Context, c *nl.Conn, r ids, hops []nl.Hop) 
 				ask = append(ask, id)
 			}
 		}
-		if len(ask) == 0 {
+		if len(ask) == 0 || !n.supported {
 			return nil
 		}
-		list, there, err := c.NexthopsAt(ctx, ask)
-		if errors.Is(err, nl.ErrUnknown) {
-			n.supported = false
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read nexthop objects: %w", err)
-		}
-		for i, id := range ask {
-			if there[i] {
-				n.byID[id] = list[i]
-			} else {
-				n.free[id] = true
-			}
+		if err := n.ask(ctx, c, ask); err != nil {
+			return err
 		}
 	}
 	return errNoID
+}
+
+// ask reads the objects of these ids.
+func (n *nexthops) ask(ctx context.Context, c *nl.Conn, ids []uint32) error {
+	list, there, err := c.NexthopsAt(ctx, ids)
+	if errors.Is(err, nl.ErrUnknown) {
+		n.supported = false
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read nexthop objects: %w", err)
+	}
+	for i, id := range ids {
+		if there[i] {
+			n.byID[id] = list[i]
+		} else {
+			n.free[id] = true
+		}
+	}
+	return nil
 }
 
 // slot finds the id for a hop: that of the object that leads there, or a free

@@ -182,7 +182,6 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 	if w.byHop == nil || !w.objects.all {
 		w.byHop = w.objects.byHop(r)
 	}
-	var reqs []nl.Request
 	var made []nl.Nexthop
 	failed := map[uint32]error{}
 	for i := range routes {
@@ -197,12 +196,19 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 				failed[0] = err // routes without an id share this fate
 				continue
 			}
-			w.byHop[hop] = id
-			n := nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop}
-			w.objects.byID[id] = n // or another hop would get it
-			made, reqs = append(made, n), append(reqs, nl.AddNexthop(n))
+			made = append(made, nl.Nexthop{ID: id, Protocol: state.Protocol, Hop: hop})
+			w.byHop[hop], w.objects.byID[id] = id, made[len(made)-1] // or another hop would get it
 		}
 		routes[i].raw.Nexthop = id
+	}
+	w.makeNexthops(ctx, made, failed)
+	return withoutFailed(routes, failed)
+}
+
+func (w *writer) makeNexthops(ctx context.Context, made []nl.Nexthop, failed map[uint32]error) {
+	reqs := make([]nl.Request, len(made))
+	for i, n := range made {
+		reqs[i] = nl.AddNexthop(n)
 	}
 	for i, err := range w.conn.Do(ctx, reqs) {
 		if err != nil {
@@ -211,7 +217,6 @@ func (w *writer) giveNexthops(ctx context.Context, routes []pending) []pending {
 			delete(w.byHop, made[i].Hop)
 		}
 	}
-	return withoutFailed(routes, failed)
 }
 
 // newID finds a free id for the object of a hop.

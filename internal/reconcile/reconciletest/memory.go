@@ -5,7 +5,9 @@ package reconciletest
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -48,6 +50,44 @@ func (m *Memory) put(o state.Object) {
 		m.have = map[state.Key]state.Object{}
 	}
 	m.have[o.Key()] = o
+}
+
+// Scoped is a Memory that knows scopes.
+type Scoped struct {
+	*Memory
+	// Whole counts the plans of all.
+	Whole atomic.Int64
+	// Doubt makes PlanScope fail with reconcile.ErrDoubt.
+	Doubt atomic.Bool
+}
+
+// Plan implements reconcile.Driver.
+func (s *Scoped) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, error) {
+	s.Whole.Add(1)
+	return s.Memory.Plan(ctx, want)
+}
+
+// PlanScope implements reconcile.Scoped.
+func (s *Scoped) PlanScope(ctx context.Context, scope reconcile.Scope) ([]reconcile.Change, error) {
+	if s.Doubt.Load() {
+		return nil, reconcile.Doubt("told so")
+	}
+	inside := map[state.Key]bool{}
+	for o := range scope.Want.Objects() {
+		inside[o.Key()] = true
+	}
+	for _, o := range scope.Gone {
+		inside[o.Key()] = true
+	}
+	changes, err := s.Memory.Plan(ctx, scope.Want)
+	return slices.DeleteFunc(changes, func(c reconcile.Change) bool { return !inside[c.Object.Key()] }), err
+}
+
+// Steal removes an object, as a stranger would.
+func (m *Memory) Steal(k state.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.have, k)
 }
 
 // Plan implements reconcile.Driver.
