@@ -12,25 +12,27 @@ import (
 // Packets to hosts that are down wait in the kernel for an answer of the
 // neighbour that never comes. Those to others do not wait with them.
 func TestDeadPeersHoldUpNobody(t *testing.T) {
-	one, two := hosts(t)
-	c := one.start(t, 2)
-	two.start(t, 1)
-	var dead []tunnel.Peer
-	for n := 11; n <= 30; n++ {
-		dead = append(dead, tunnel.Peer{Subnet: subnetOf(n, addr.IPv4), Dst: outerOf(n, addr.IPv4)})
-	}
-	if err := c.Change(t.Context(), tunnel.Change{Put: dead}); err != nil {
-		t.Fatal(err)
-	}
-	from, to := one.udp(t, at(one.inner(addr.IPv4), 0)), two.udp(t, at(two.inner(addr.IPv4), 0))
-	transmit(t, from, []byte("before"), localOf(to))
-	receive(t, to)
-	for range 50 {
-		for _, d := range dead {
-			transmit(t, from, make([]byte, 1200), at(d.Subnet.Addr().Next(), 9))
+	both(t, func(t *testing.T, plain bool) {
+		one, two := hostsThat(t, plain)
+		c := one.start(t, 2)
+		two.start(t, 1)
+		var dead []tunnel.Peer
+		for n := 11; n <= 30; n++ {
+			dead = append(dead, tunnel.Peer{Subnet: subnetOf(n, addr.IPv4), Dst: outerOf(n, addr.IPv4)})
 		}
-	}
-	mustPass(t, from, to)
+		if err := c.Change(t.Context(), tunnel.Change{Put: dead}); err != nil {
+			t.Fatal(err)
+		}
+		from, to := one.udp(t, at(one.inner(addr.IPv4), 0)), two.udp(t, at(two.inner(addr.IPv4), 0))
+		transmit(t, from, []byte("before"), localOf(to))
+		receive(t, to)
+		for range 50 {
+			for _, d := range dead {
+				transmit(t, from, make([]byte, 1200), at(d.Subnet.Addr().Next(), 9))
+			}
+		}
+		mustPass(t, from, to)
+	})
 }
 
 // mustPass fails if packets do not pass soon. The kernel gives a neighbour

@@ -120,127 +120,133 @@ func (h *host) replace(t *testing.T, old *tunnel.Client, build string) *tunnel.C
 // Forwarders on both sides are replaced again and again under a flow in both
 // families, and nobody notices.
 func TestHandover(t *testing.T) {
-	one, two := hosts(t)
-	clients := map[*host]*tunnel.Client{one: one.start(t, 2), two: two.start(t, 1)}
-	var flows []*flow
-	for _, f := range addr.Families() {
-		flows = append(flows,
-			startFlow(t, one.udp(t, at(one.inner(f), 0)), two.udp(t, at(two.inner(f), 7000))),
-			startFlow(t, two.udp(t, at(two.inner(f), 0)), one.udp(t, at(one.inner(f), 7000))))
-	}
-	for i := range 3 {
-		for _, h := range []*host{one, two} {
-			flows[0].await(t)
-			old, before := clients[h].Hello(), status(t, clients[h])
-			c := h.replace(t, clients[h], fmt.Sprint("build ", i))
-			clients[h] = c
-			after := status(t, c)
-			if after.PID == old.PID || after.Build != fmt.Sprint("build ", i) {
-				t.Errorf("replaced %+v by %+v", old, after.Hello)
-			}
-			awaitEnd(t, old.PID)
-			if fmt.Sprint(before.Config, before.Peers) != fmt.Sprint(after.Config, after.Peers) {
-				t.Errorf("configuration before %+v, after %+v", before, after)
-			}
-			if after.Counters.SentPackets < before.Counters.SentPackets || after.Counters.ReceivedBytes < before.Counters.ReceivedBytes {
-				t.Errorf("counters before %+v, after %+v", before.Counters, after.Counters)
+	both(t, func(t *testing.T, plain bool) {
+		one, two := hostsThat(t, plain)
+		clients := map[*host]*tunnel.Client{one: one.start(t, 2), two: two.start(t, 1)}
+		var flows []*flow
+		for _, f := range addr.Families() {
+			flows = append(flows,
+				startFlow(t, one.udp(t, at(one.inner(f), 0)), two.udp(t, at(two.inner(f), 7000))),
+				startFlow(t, two.udp(t, at(two.inner(f), 0)), one.udp(t, at(one.inner(f), 7000))))
+		}
+		for i := range 3 {
+			for _, h := range []*host{one, two} {
+				flows[0].await(t)
+				old, before := clients[h].Hello(), status(t, clients[h])
+				c := h.replace(t, clients[h], fmt.Sprint("build ", i))
+				clients[h] = c
+				after := status(t, c)
+				if after.PID == old.PID || after.Build != fmt.Sprint("build ", i) {
+					t.Errorf("replaced %+v by %+v", old, after.Hello)
+				}
+				awaitEnd(t, old.PID)
+				if fmt.Sprint(before.Config, before.Peers) != fmt.Sprint(after.Config, after.Peers) {
+					t.Errorf("configuration before %+v, after %+v", before, after)
+				}
+				if after.Counters.SentPackets < before.Counters.SentPackets || after.Counters.ReceivedBytes < before.Counters.ReceivedBytes {
+					t.Errorf("counters before %+v, after %+v", before.Counters, after.Counters)
+				}
 			}
 		}
-	}
-	flows[0].await(t)
-	var sent int
-	for _, f := range flows {
-		lost, twice := f.end(t)
-		if lost != 0 || twice != 0 {
-			t.Errorf("of %d packets %d were lost and %d came twice", f.sent, lost, twice)
+		flows[0].await(t)
+		var sent int
+		for _, f := range flows {
+			lost, twice := f.end(t)
+			if lost != 0 || twice != 0 {
+				t.Errorf("of %d packets %d were lost and %d came twice", f.sent, lost, twice)
+			}
+			sent += f.sent
 		}
-		sent += f.sent
-	}
-	// Each packet was counted by exactly one of the processes.
-	var counted uint64
-	for _, c := range clients {
-		counted += status(t, c).Counters.ReceivedPackets
-	}
-	if counted != uint64(sent) {
-		t.Errorf("%d counted, %d sent", counted, sent)
-	}
-	t.Logf("%d packets, 6 handovers, none lost", sent)
+		// Each packet was counted by exactly one of the processes.
+		var counted uint64
+		for _, c := range clients {
+			counted += status(t, c).Counters.ReceivedPackets
+		}
+		if counted != uint64(sent) {
+			t.Errorf("%d counted, %d sent", counted, sent)
+		}
+		t.Logf("%d packets, 6 handovers, none lost", sent)
+	})
 }
 
 // What flanneld tells the successor counts there.
 func TestChangeAfterHandover(t *testing.T) {
-	one, two := hosts(t)
-	c := one.replace(t, one.start(t, 9), "two")
-	if err := c.Change(t.Context(), tunnel.Change{Put: peers(2), Remove: []netip.Prefix{subnetOf(9, addr.IPv4)}}); err != nil {
-		t.Fatal(err)
-	}
-	wire := two.udp(t, at(two.outer(addr.IPv4), port))
-	transmit(t, one.udp(t, at(one.inner(addr.IPv4), 0)), nil, at(two.inner(addr.IPv4), 7000))
-	receive(t, wire)
+	both(t, func(t *testing.T, plain bool) {
+		one, two := hostsThat(t, plain)
+		c := one.replace(t, one.start(t, 9), "two")
+		if err := c.Change(t.Context(), tunnel.Change{Put: peers(2), Remove: []netip.Prefix{subnetOf(9, addr.IPv4)}}); err != nil {
+			t.Fatal(err)
+		}
+		wire := two.udp(t, at(two.outer(addr.IPv4), port))
+		transmit(t, one.udp(t, at(one.inner(addr.IPv4), 0)), nil, at(two.inner(addr.IPv4), 7000))
+		receive(t, wire)
+	})
 }
 
 // The parent is killed: the forwarder goes on, and is found again.
 func TestParentKilled(t *testing.T) {
-	one, two := hosts(t)
-	two.start(t, 1)
-	var parent *exec.Cmd
-	var lines *bufio.Reader
-	one.do(t, func() error {
-		parent = exec.CommandContext(t.Context(), "/proc/self/exe", "parent", one.socket)
-		parent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		// Its end takes away the forwarder's standard error too.
-		stderr, err := parent.StderrPipe()
-		if err != nil {
-			return err
+	both(t, func(t *testing.T, plain bool) {
+		one, two := hostsThat(t, plain)
+		two.start(t, 1)
+		var parent *exec.Cmd
+		var lines *bufio.Reader
+		one.do(t, func() error {
+			parent = exec.CommandContext(t.Context(), "/proc/self/exe", "parent", one.socket)
+			parent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			// Its end takes away the forwarder's standard error too.
+			stderr, err := parent.StderrPipe()
+			if err != nil {
+				return err
+			}
+			stdout, err := parent.StdoutPipe()
+			if err != nil {
+				return err
+			}
+			lines = bufio.NewReader(stdout)
+			return errors.Join(parent.Start(), stderr.Close())
+		})
+		if line, err := lines.ReadString('\n'); err != nil || !strings.HasPrefix(line, "started ") {
+			t.Fatal(line, err)
 		}
-		stdout, err := parent.StdoutPipe()
-		if err != nil {
-			return err
-		}
-		lines = bufio.NewReader(stdout)
-		return errors.Join(parent.Start(), stderr.Close())
-	})
-	if line, err := lines.ReadString('\n'); err != nil || !strings.HasPrefix(line, "started ") {
-		t.Fatal(line, err)
-	}
-	c, err := tunnel.Dial(t.Context(), one.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	one.configure(t, c, one.config(), peers(2)...)
-	f := startFlow(t, one.udp(t, at(one.inner(addr.IPv4), 0)), two.udp(t, at(two.inner(addr.IPv4), 7000)))
-	f.await(t)
-	if err := unix.Kill(-parent.Process.Pid, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = parent.Wait() // killed
-	f.await(t)
-	if lost, twice := f.end(t); lost != 0 || twice != 0 {
-		t.Errorf("of %d packets %d were lost and %d came twice", f.sent, lost, twice)
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := tunnel.Dial(t.Context(), one.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if s := status(t, again); s.Build != "orphan" || len(s.Peers) != 2 || s.Counters.SentPackets < 100 {
-		t.Errorf("found %+v", s)
-	}
-	// It is written where nobody reads; that must not end it.
-	one.run(t, "rm "+one.socket)
-	eventually(t, "socket made again", func() error {
 		c, err := tunnel.Dial(t.Context(), one.socket)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		defer c.Close()
-		if c.Hello() != again.Hello() {
-			return fmt.Errorf("another one: %+v", c.Hello())
+		one.configure(t, c, one.config(), peers(2)...)
+		f := startFlow(t, one.udp(t, at(one.inner(addr.IPv4), 0)), two.udp(t, at(two.inner(addr.IPv4), 7000)))
+		f.await(t)
+		if err := unix.Kill(-parent.Process.Pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		_ = parent.Wait() // killed
+		f.await(t)
+		if lost, twice := f.end(t); lost != 0 || twice != 0 {
+			t.Errorf("of %d packets %d were lost and %d came twice", f.sent, lost, twice)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := tunnel.Dial(t.Context(), one.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if s := status(t, again); s.Build != "orphan" || len(s.Peers) != 2 || s.Counters.SentPackets < 100 {
+			t.Errorf("found %+v", s)
+		}
+		// It is written where nobody reads; that must not end it.
+		one.run(t, "rm "+one.socket)
+		eventually(t, "socket made again", func() error {
+			c, err := tunnel.Dial(t.Context(), one.socket)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if c.Hello() != again.Hello() {
+				return fmt.Errorf("another one: %+v", c.Hello())
+			}
+			return nil
+		})
 	})
 }
 

@@ -76,6 +76,7 @@ type host struct {
 	n      int
 	netns  *os.File
 	socket string
+	plain  bool // how its forwarder is to move packets
 }
 
 func (h *host) outer(f addr.Family) netip.Addr { return outerOf(h.n, f) }
@@ -102,13 +103,14 @@ func (h *host) config() *tunnel.Config {
 		Link: link, Port: port,
 		Source: []netip.Addr{h.outer(addr.IPv4), h.outer(addr.IPv6)},
 		Local:  []netip.Prefix{subnetOf(h.n, addr.IPv4), subnetOf(h.n, addr.IPv6)},
+		Plain:  h.plain,
 	}
 }
 
 func peers(n int) []tunnel.Peer {
 	return []tunnel.Peer{
-		{Subnet: subnetOf(n, addr.IPv4), Dst: outerOf(n, addr.IPv4)},
-		{Subnet: subnetOf(n, addr.IPv6), Dst: outerOf(n, addr.IPv6)},
+		{Subnet: subnetOf(n, addr.IPv4), Dst: outerOf(n, addr.IPv4), ECN: true},
+		{Subnet: subnetOf(n, addr.IPv6), Dst: outerOf(n, addr.IPv6), ECN: true},
 	}
 }
 
@@ -144,6 +146,21 @@ func (h *host) run(tb testing.TB, script string) {
 		}
 		return nil
 	})
+}
+
+// both runs a test with each form of the forwarder's loops.
+func both(t *testing.T, test func(t *testing.T, plain bool)) {
+	t.Helper()
+	t.Run("fast", func(t *testing.T) { test(t, false) })
+	t.Run("plain", func(t *testing.T) { test(t, true) })
+}
+
+// hostsThat makes two hosts whose forwarders are plain, or fast.
+func hostsThat(tb testing.TB, plain bool) (*host, *host) {
+	tb.Helper()
+	one, two := hosts(tb)
+	one.plain, two.plain = plain, plain
+	return one, two
 }
 
 // hosts makes two hosts on one wire. Forwarders are not started.

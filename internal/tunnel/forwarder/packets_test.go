@@ -3,6 +3,7 @@ package forwarder_test
 import (
 	"encoding/binary"
 	"net/netip"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,4 +43,20 @@ func checksum(b []byte) uint16 {
 		sum = sum>>16 + sum&0xffff
 	}
 	return ^uint16(sum)
+}
+
+// hasTSO asks a device whether it takes super-packets of TCP.
+func hasTSO(socket int, device string) (bool, error) {
+	value := struct{ command, data uint32 }{command: unix.ETHTOOL_GTSO}
+	request := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [8]byte
+	}{data: unsafe.Pointer(&value)}
+	copy(request.name[:], device)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 {
+		return false, errno
+	}
+	return value.data != 0, nil
 }
