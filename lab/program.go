@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -110,4 +111,30 @@ func (h *Host) DaemonPID() int {
 func (p *Program) Kill(ctx context.Context) error {
 	_ = p.proc.end(ctx, syscall.SIGKILL) // that it was killed is no news
 	return ctx.Err()
+}
+
+// FastPath is what flanneld says of carrying the udp backend's packets in the
+// kernel.
+type FastPath struct {
+	State          string // "on", or why not; "" if it knows no such thing
+	Sent, Received uint64 // packets carried without the forwarder
+}
+
+// FastPath asks flanneld.
+func (h *Host) FastPath(ctx context.Context) (FastPath, error) {
+	out, err := h.Flannelctl(ctx, "status", "-o", "json")
+	if err != nil {
+		return FastPath{}, err
+	}
+	var status struct {
+		Tunnel struct {
+			FastPath                                 string
+			KernelSentPackets, KernelReceivedPackets uint64
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return FastPath{}, fmt.Errorf("status of %s: %w", h.Name, err)
+	}
+	t := status.Tunnel
+	return FastPath{State: t.FastPath, Sent: t.KernelSentPackets, Received: t.KernelReceivedPackets}, nil
 }

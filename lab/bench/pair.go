@@ -58,7 +58,27 @@ func (p *pair) build(ctx context.Context, f *lab.Fabric, index int) error {
 	if err != nil {
 		return err
 	}
+	if err := p.fast(ctx); err != nil {
+		return err
+	}
 	return p.serve(ctx)
+}
+
+// fast makes sure that what is measured as the kernel's path is one.
+func (p *pair) fast(ctx context.Context) error {
+	if p.option != optionBPF {
+		return nil
+	}
+	for _, h := range p.hosts {
+		path, err := h.FastPath(ctx)
+		if err != nil {
+			return err
+		}
+		if path.State != "on" {
+			return fmt.Errorf("the kernel's path is off on %s: %s", h.Name, path.State)
+		}
+	}
+	return nil
 }
 
 // daemons starts flanneld on both hosts, in a network of their own.
@@ -73,7 +93,7 @@ func (p *pair) daemons(ctx context.Context, f *lab.Fabric, network netip.Prefix)
 		args = append(args, "--ip-masq")
 	}
 	for _, h := range p.hosts {
-		if err := h.Start(ctx, args...); err != nil {
+		if err := h.Start(context.WithoutCancel(ctx), args...); err != nil { // it outlives the time for building
 			return err
 		}
 	}

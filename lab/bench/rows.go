@@ -42,10 +42,13 @@ func rows() []row {
 		},
 		{
 			name: "udp-bpf", title: "flannel-ng udp in the kernel (BPF auto)", yardstick: kernelVXLAN,
-			backend: `{"Type":"udp","BPF":"auto"}`, masq: true, option: "BPF", tunnel: true,
+			backend: `{"Type":"udp","BPF":"auto"}`, masq: true, option: optionBPF, tunnel: true,
 		},
 	}
 }
+
+// optionBPF lets the kernel carry the packets of the udp backend.
+const optionBPF = "BPF"
 
 // Rows of convergence.
 const (

@@ -30,6 +30,7 @@ type Tally struct {
 	Compared   int    // packets that arrived as they should, or not at all as they should
 	Answers    int    // ICMP errors that came back as they should
 	Wire       int    // datagrams of the tunnel looked at on the underlay
+	Kernel     uint64 // packets that the sending host's kernel carried by itself
 	Mismatches int
 	Details    []string // of the first mismatches of each group
 }
@@ -115,6 +116,24 @@ func (s *stage) torture(ctx context.Context, o Options, t *Tally) (err error) {
 				return fmt.Errorf("%s, %s: %w", g.name, f, err)
 			}
 		}
+	}
+	return s.carried(ctx, t)
+}
+
+// carried asks how many packets the kernel's path took. None at all between two
+// hosts that have it would make the whole test say nothing of it.
+func (s *stage) carried(ctx context.Context, t *Tally) error {
+	if s.from.tunnel.header > 0 {
+		return nil
+	}
+	path, err := s.hosts[0].FastPath(ctx)
+	if err != nil {
+		return err
+	}
+	t.Kernel = path.Sent
+	if both := s.from.option == optionBPF && s.to.option == optionBPF; both != (path.Sent > 0) {
+		t.Mismatches++
+		t.Details = append(t.Details, fmt.Sprintf("the kernel's path carried %d packets", path.Sent))
 	}
 	return nil
 }

@@ -60,9 +60,12 @@ func carriers() []carrier {
 		{name: "vxlan", backend: `{"Type":"vxlan"}`, tunnel: vxlanTunnel()},
 		{name: "reference", backend: `{"Type":"udp","Offload":"off","BPF":"off"}`, tunnel: udpTunnel()},
 		{name: "user", backend: `{"Type":"udp","Offload":"auto","BPF":"off"}`, option: "Offload", tunnel: udpTunnel()},
-		{name: "kernel", backend: `{"Type":"udp","BPF":"on"}`, option: "BPF", tunnel: udpTunnel()},
+		{name: "kernel", backend: `{"Type":"udp","BPF":"on"}`, option: optionBPF, tunnel: udpTunnel()},
 	}
 }
+
+// optionBPF lets the kernel carry the packets of the udp backend.
+const optionBPF = "BPF"
 
 // combination is a data path for each direction's end.
 type combination struct{ from, to carrier }
@@ -82,8 +85,8 @@ type stage struct {
 	uplink     int // MTU of the underlay
 }
 
-// errUnknown says that this flanneld has no such data path.
-var errUnknown = errors.New("this flanneld does not know the option")
+// errUnknown says that this flanneld, here, has no such data path.
+var errUnknown = errors.New("no such data path")
 
 // patience bounds building a stage.
 const patience = time.Minute
@@ -116,6 +119,9 @@ func (s *stage) build(ctx context.Context, bin lab.Binaries) error {
 	if err := lab.Each(ctx, s.fabric.Ways(), lab.PingWay); err != nil {
 		return err
 	}
+	if err := s.fast(ctx); err != nil {
+		return err
+	}
 	if err := s.tune(ctx); err != nil {
 		return err
 	}
@@ -126,14 +132,14 @@ func (s *stage) start(ctx context.Context, h *lab.Host, c carrier) error {
 	if err := s.fabric.Etcd.Put(ctx, lab.Prefix+"/config", s.conf(c)); err != nil {
 		return err
 	}
-	if err := h.Start(ctx); err != nil {
+	if err := h.Start(context.WithoutCancel(ctx)); err != nil { // it outlives the time for building
 		return err
 	}
 	if err := h.WaitReady(ctx); err != nil {
 		return errors.Join(err, errors.New(h.Log()))
 	}
 	if c.option != "" && strings.Contains(h.Log(), "Backend."+c.option+": unknown key") {
-		return fmt.Errorf("%w %s", errUnknown, c.option)
+		return fmt.Errorf("%w: flanneld does not know the option %s", errUnknown, c.option)
 	}
 	return nil
 }
@@ -141,6 +147,23 @@ func (s *stage) start(ctx context.Context, h *lab.Host, c carrier) error {
 func (s *stage) conf(c carrier) string {
 	return fmt.Sprintf(`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","EnableNFTables":true,"Backend":%s}`,
 		c.backend)
+}
+
+// fast makes sure that what is called the kernel's path is one.
+func (s *stage) fast(ctx context.Context) error {
+	for i, c := range []carrier{s.from, s.to} {
+		if c.option != optionBPF {
+			continue
+		}
+		path, err := s.hosts[i].FastPath(ctx)
+		if err != nil {
+			return err
+		}
+		if path.State != "on" {
+			return fmt.Errorf("%w: the kernel's path is off: %s", errUnknown, path.State)
+		}
+	}
+	return nil
 }
 
 // alias is the host part of the addresses that packets have: nobody answers.

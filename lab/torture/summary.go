@@ -9,16 +9,16 @@ import (
 // last line with the totals.
 func Summary(all []Tally) string {
 	var b strings.Builder
-	b.WriteString("| Path | Uplink | Sent | Arrived as expected | ICMP answers | Datagrams on the wire | Mismatches |\n")
-	b.WriteString("|---|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| Path | Uplink | Sent | Arrived as expected | ICMP answers | Datagrams on the wire | Carried by the kernel | Mismatches |\n")
+	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	var total Tally
 	combinations := 0
 	for _, t := range all {
 		if t.Left != "" {
-			fmt.Fprintf(&b, "| %s | %d | – | – | – | – | not run: %s |\n", t.Name, t.Uplink, t.Left)
+			fmt.Fprintf(&b, "| %s | %d | – | – | – | – | – | not run: %s |\n", t.Name, t.Uplink, t.Left)
 			continue
 		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d |\n", t.Name, t.Uplink, t.Sent, t.Compared, t.Answers, t.Wire, t.Mismatches)
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %s | %d |\n", t.Name, t.Uplink, t.Sent, t.Compared, t.Answers, t.Wire, kernel(t), t.Mismatches)
 		combinations++
 		total.Sent += t.Sent
 		total.Compared += t.Compared
@@ -33,4 +33,12 @@ func Summary(all []Tally) string {
 	fmt.Fprintf(&b, "\n%d packets through %d combinations, %d datagrams looked at on the wire, mismatches: %d\n",
 		total.Sent, combinations, total.Wire, total.Mismatches)
 	return b.String()
+}
+
+// kernel is how many packets the kernel carried by itself; VXLAN carries all.
+func kernel(t Tally) string {
+	if t.Kernel == 0 {
+		return "–"
+	}
+	return fmt.Sprint(t.Kernel)
 }
