@@ -31,7 +31,7 @@ func (p FastPath) String() string {
 }
 
 // FastPeer is the far end of a FastPath for one subnet. It stands beside the
-// TunnelEnd of the same subnet.
+// TunnelEnd of the same subnet. Without the FastPath it is nothing to be made.
 type FastPeer struct {
 	Link   string
 	Subnet netip.Prefix

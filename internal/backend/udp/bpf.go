@@ -62,15 +62,24 @@ func offers(o lease.Offer) bool {
 
 // without says why the kernel of this host carries no packets, or "".
 func (m mode) without(families []addr.Family, n facts.Node) string {
+	if why := m.unable(families, n.FastPath); why != "" {
+		return why
+	}
+	if n.Uplink.MAC == (addr.MAC{}) {
+		return "it needs Ethernet, which the uplink " + n.Uplink.Name + " has not"
+	}
+	return ""
+}
+
+// unable is without, apart from the uplink, of which Peer knows little.
+func (m mode) unable(families []addr.Family, a facts.Ability) string {
 	switch {
 	case m == modeOff:
 		return "off in the network config"
 	case !slices.Contains(families, addr.IPv4):
 		return "it carries IPv4 only, which the network has not"
-	case !n.FastPath.OK:
-		return cmp.Or(n.FastPath.Why, "nobody has looked whether the kernel can")
-	case n.Uplink.MAC == (addr.MAC{}):
-		return "it needs Ethernet, which the uplink " + n.Uplink.Name + " has not"
+	case !a.OK:
+		return cmp.Or(a.Why, "nobody has looked whether the kernel can")
 	default:
 		return ""
 	}
@@ -128,9 +137,9 @@ func (u *udp) decap(n facts.Node) string {
 }
 
 // fastPeer is the kernel's part towards one peer. The forwarder's stands beside
-// it.
+// it. Without a fast path it is nothing.
 func (u *udp) fastPeer(n facts.Node, e state.TunnelEnd, p lease.Lease) []state.FastPeer {
-	if addr.Of(e.Dst) != addr.IPv4 || p.Owner == "" || !offers(p.Offer) || u.bpf.without(u.families, n) != "" {
+	if addr.Of(e.Dst) != addr.IPv4 || p.Owner == "" || !offers(p.Offer) || u.bpf.unable(u.families, n.FastPath) != "" {
 		return nil
 	}
 	return []state.FastPeer{{Link: e.Link, Subnet: e.Subnet, Dst: e.Dst}}

@@ -46,7 +46,7 @@ func TestFastPath(t *testing.T) {
 		{"off", "off", both, able(backendtest.Node(both, 1)), good, "b", false, false, "off in the network config", false},
 		{"this host cannot", "auto", both, cannot, good, "b", false, false, "too old", false},
 		{"this host cannot and must", "on", both, cannot, good, "b", false, false, "too old", true},
-		{"no Ethernet", "auto", both, noEthernet, good, "b", false, false, "Ethernet", false},
+		{"no Ethernet", "auto", both, noEthernet, good, "b", false, true, "Ethernet", false},
 		{"nobody looked", "auto", both, backendtest.Node(both, 1), good, "b", false, false, "nobody has looked", false},
 		{"IPv6 alone", "auto", both[1:], able(backendtest.Node(both, 1)), good, "b", false, false, "IPv4 only", false},
 		{"peer cannot", "auto", both, able(backendtest.Node(both, 1)), `{"udp":{"bpf":0}}`, "b", true, false, "", false},

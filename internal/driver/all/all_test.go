@@ -49,7 +49,7 @@ func done(tb testing.TB, d []reconcile.Driver, want *state.Set) {
 func TestOrderOfKinds(t *testing.T) {
 	want := []state.Kind{
 		state.KindLink, state.KindSysctl, state.KindAddress, state.KindNeighbour, state.KindFDB,
-		state.KindTunnel, state.KindRoute,
+		state.KindTunnel, state.KindFastPath, state.KindRoute,
 	}
 	for i, d := range drivers(drivertest.FabricOf(1), false) {
 		if d.Kind() != want[i] {

@@ -93,8 +93,10 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 		return nil, err
 	}
 	peers := make(map[netip.Prefix]state.FastPeer, len(want.FastPeers))
-	for _, w := range want.FastPeers {
-		peers[w.Subnet] = w
+	if len(want.FastPaths) > 0 {
+		for _, w := range want.FastPeers {
+			peers[w.Subnet] = w
+		}
 	}
 	return append(diffPath(want.FastPaths, have.path), diffPeers(peers, have.peers)...), nil
 }
@@ -103,6 +105,9 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 // so that it always is.
 func (d *Driver) PlanScope(ctx context.Context, s reconcile.Scope) ([]reconcile.Change, error) {
 	paths := s.All().FastPaths
+	if len(paths) == 0 {
+		return nil, reconcile.Doubt("no fast path is wanted")
+	}
 	want := state.Set{FastPaths: paths}
 	peers := map[netip.Prefix]state.FastPeer{}
 	var subnets []netip.Prefix

@@ -77,6 +77,8 @@ func TestRemoval(t *testing.T) {
 		return nil
 	})
 	a.make(t, &state.Set{}) // once more is no error
+	// Peers alone are nothing to be made.
+	a.make(t, &state.Set{FastPeers: a.want(b).FastPeers})
 	a.make(t, a.want(b))
 	ping(t, a, b, 100)
 }
