@@ -98,7 +98,7 @@ func (s *stage) build(ctx context.Context, bin lab.Binaries) error {
 	defer cancel()
 	both := addr.Families()
 	var err error
-	s.fabric, err = lab.New(ctx, lab.Options{
+	s.fabric, err = lab.New(context.WithoutCancel(ctx), lab.Options{ // its processes outlive the time for building
 		Hosts: 2, Families: both[:], Firewall: lab.NFTables, Underlay: lab.L2, Binaries: bin,
 		Backend: s.from.backend, UplinkMTU: s.uplink,
 	})
