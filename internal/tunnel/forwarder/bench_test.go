@@ -2,7 +2,6 @@ package forwarder_test
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -18,12 +17,6 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
-)
-
-// What BenchmarkCarriers is to measure, to look at one thing closely.
-var (
-	onlyKind    = flag.String("kind", "", "only the measurement of this name")
-	onlyCarrier = flag.String("carrier", "", "only this carrier")
 )
 
 const (
@@ -133,63 +126,64 @@ func (h *host) vxlan(b *testing.B, i, j int) {
 }
 
 // BenchmarkCarriers measures all carriers in turn, several times, and reports
-// the medians and how they compare: figures of different runs do not.
+// the medians and how they compare: figures of different runs do not. Run it
+// with -benchtime 1x.
 func BenchmarkCarriers(b *testing.B) {
 	one, two := hosts(b)
-	all := carriers(b, one, two)
-	for b.Loop() {
-		for _, cut := range []bool{false, true} {
-			if cut { // closer to a plain network card
-				for _, h := range []*host{one, two} {
-					h.run(b, "ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off tx-udp-segmentation off")
-				}
+	all, ends := carriers(b, one, two), [2]*host{one, two}
+	for _, uplink := range []string{"whole", "cut"} { // cut: closer to a plain network card
+		if uplink == "cut" {
+			for _, h := range ends {
+				h.run(b, "ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off tx-udp-segmentation off")
 			}
-			compare(b, cut, all, [2]*host{one, two})
+		}
+		for _, k := range measurements() {
+			b.Run(uplink+"/"+k.name, func(b *testing.B) {
+				for b.Loop() {
+					k.compare(b, all, ends)
+				}
+			})
 		}
 	}
 }
 
-func compare(b *testing.B, cut bool, all []carrier, hosts [2]*host) {
+type measurement struct {
+	name string
+	run  func(*testing.B, carrier, [2]*host) float64
+}
+
+func measurements() []measurement {
+	streams := func(n int) func(*testing.B, carrier, [2]*host) float64 {
+		return func(b *testing.B, c carrier, h [2]*host) float64 {
+			b.Helper()
+			return stream(b, c, h, n)
+		}
+	}
+	return []measurement{{"tcp1-Mbit", streams(1)}, {"tcp4-Mbit", streams(4)}, {"kpps", flood}, {"p50-us", pingPong}}
+}
+
+func (m measurement) compare(b *testing.B, all []carrier, hosts [2]*host) {
 	b.Helper()
-	kinds := []struct {
-		name string
-		run  func(*testing.B, carrier, [2]*host) float64
-	}{
-		{"tcp1-Mbit/s", func(b *testing.B, c carrier, h [2]*host) float64 { return stream(b, c, h, 1) }},
-		{"tcp4-Mbit/s", func(b *testing.B, c carrier, h [2]*host) float64 { return stream(b, c, h, 4) }},
-		{"kpps", flood},
-		{"p50-us", pingPong},
-	}
-	for _, k := range kinds {
-		if !strings.HasPrefix(k.name, *onlyKind) {
-			continue
-		}
-		got, cost := map[string][]float64{}, map[string][]float64{}
-		for range benchRounds {
-			for _, c := range all {
-				if !strings.HasPrefix(c.name, *onlyCarrier) {
-					continue
-				}
-				before := c.cpu(b)
-				n := k.run(b, c, hosts)
-				got[c.name] = append(got[c.name], n)
-				cost[c.name] = append(cost[c.name], 1e3*(c.cpu(b)-before)/n)
-			}
-		}
-		var line strings.Builder
-		median := map[string]float64{}
+	got, cost := map[string][]float64{}, map[string][]float64{}
+	for range benchRounds {
 		for _, c := range all {
-			if len(got[c.name]) == 0 {
-				continue
-			}
-			slices.Sort(got[c.name])
-			median[c.name] = got[c.name][benchRounds/2]
-			slices.Sort(cost[c.name])
-			fmt.Fprintf(&line, " %s %.0f %.0f cost %.3f", c.name, median[c.name], got[c.name], cost[c.name][benchRounds/2])
+			before := c.cpu(b)
+			n := m.run(b, c, hosts)
+			got[c.name] = append(got[c.name], n)
+			cost[c.name] = append(cost[c.name], 1e3*(c.cpu(b)-before)/n)
 		}
-		b.Logf("cut=%t %s:%s fast/plain %.2f fast/vxlan %.2f", cut, k.name, line.String(),
-			median["fast"]/median["plain"], median["fast"]/median["vxlan"])
 	}
+	median := func(all []float64) float64 {
+		slices.Sort(all)
+		return all[len(all)/2]
+	}
+	for _, c := range all {
+		b.ReportMetric(median(got[c.name]), c.name)
+		b.ReportMetric(median(cost[c.name]), c.name+"-cpu-ms")
+	}
+	fast := median(got["fast"])
+	b.ReportMetric(fast/median(got["plain"]), "fast/plain")
+	b.ReportMetric(fast/median(got["vxlan"]), "fast/vxlan")
 }
 
 // stream sends over n TCP connections for a while, and says how much arrived.
@@ -197,7 +191,7 @@ func stream(b *testing.B, c carrier, hosts [2]*host, n int) float64 {
 	b.Helper()
 	var l net.Listener
 	hosts[1].do(b, func() (err error) {
-		l, err = net.Listen("tcp", netip.AddrPortFrom(c.inner[1], 0).String()) //nolint:noctx // a test
+		l, err = net.Listen("tcp", netip.AddrPortFrom(c.inner[1], 0).String())
 		return err
 	})
 	defer l.Close()
@@ -206,7 +200,7 @@ func stream(b *testing.B, c carrier, hosts [2]*host, n int) float64 {
 	for range n {
 		var out net.Conn
 		hosts[0].do(b, func() (err error) {
-			out, err = net.Dial("tcp", l.Addr().String()) //nolint:noctx // a test
+			out, err = net.Dial("tcp", l.Addr().String())
 			return err
 		})
 		in, err := l.Accept()

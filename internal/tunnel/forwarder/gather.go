@@ -143,23 +143,26 @@ func (g *gatherer) send(s *socket, sender *batch.Sender) {
 	runs := sender.Runs()
 	for i := 0; i < len(runs); {
 		n, err := sender.Send(fd, i)
-		for _, r := range runs[i : i+n] {
-			g.f.counters.sent.add(r.Count, r.Bytes)
-			if r.Count > 1 {
-				s.gso.worked()
+		g.sent(s, runs[i:i+n])
+		if i += n; err == nil || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			if err = batch.WaitToWrite(fd); err == nil {
+				continue
 			}
 		}
-		i += n
-		switch {
-		case err == nil, errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			err = batch.WaitToWrite(fd)
-			fallthrough
-		default:
-			if err != nil {
-				g.oneByOne(s, sender, i, err)
-				i++
-			}
+		g.oneByOne(s, sender, i, err)
+		i++
+	}
+}
+
+// sent takes note of runs that went out.
+func (g *gatherer) sent(s *socket, runs []batch.Run) {
+	for _, r := range runs {
+		g.f.counters.sent.add(r.Count, r.Bytes)
+		if r.Count > 1 {
+			s.gso.worked()
 		}
 	}
 }

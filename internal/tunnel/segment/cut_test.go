@@ -15,6 +15,7 @@ import (
 // expected are the segments made one by one, as a sender without offload would.
 func (f flow) expected(seq uint32, flags uint8, payload []byte, size int) [][]byte {
 	var out [][]byte
+	next := f
 	for at := 0; at < len(payload); at += size {
 		end, now := min(at+size, len(payload)), flags
 		if end < len(payload) {
@@ -23,8 +24,8 @@ func (f flow) expected(seq uint32, flags uint8, payload []byte, size int) [][]by
 		if at > 0 {
 			now &^= cwr
 		}
-		out = append(out, f.packet(seq+uint32(at), now, payload[at:end]))
-		f.id++
+		out = append(out, next.packet(seq+uint32(at), now, payload[at:end]))
+		next.id++
 	}
 	return out
 }
