@@ -18,7 +18,7 @@ func FuzzClaimRecord(f *testing.F) {
 	f.Add(`{"host":["h1"]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		const key, claim = subnetsDir + "10.5.1.0-24", claimsDir + "10.5.1.0-24"
-		v := newView()
+		v := newView("")
 		v.begin()
 		v.listed(key, kv.Entry{Key: key, Value: `{"PublicIP":"192.0.2.7"}`, Create: 1, Mod: 1, Lease: 5}, false)
 		v.listed(claim, kv.Entry{Key: claim, Value: text, Create: 1, Mod: 1, Lease: 5}, false)

@@ -14,7 +14,7 @@ func (c *Client) Snapshot(ctx context.Context) (lease.Snapshot, error) {
 	if err != nil {
 		return lease.Snapshot{}, err
 	}
-	v := newView()
+	v := newView("")
 	take := func(_ kv.Header, es []kv.Entry) {
 		for _, e := range es {
 			v.listed(c.relative(e.Key), e, true)

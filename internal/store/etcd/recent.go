@@ -71,6 +71,15 @@ func (r *recorder) observe(s lease.Snapshot, d delta) {
 	}
 }
 
+// noted takes in that others wrote down these subnets.
+func (r *recorder) noted(subnets []netip.Prefix) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range subnets {
+		delete(r.due, p)
+	}
+}
+
 // schedule gives this host its turn for each subnet.
 func (r *recorder) schedule(leases []lease.Lease, vanished []netip.Prefix) {
 	n := len(leases)

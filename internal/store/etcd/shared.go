@@ -19,7 +19,7 @@ type shared struct {
 	moved chan struct{} // closed at the next change of the two
 }
 
-func newShared() *shared { return &shared{view: newView(), moved: make(chan struct{})} }
+func newShared(host string) *shared { return &shared{view: newView(host), moved: make(chan struct{})} }
 
 // change runs f, which changes the view.
 func (s *shared) change(live bool, f func(v *view)) {

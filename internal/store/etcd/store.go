@@ -79,7 +79,7 @@ func New(c *Client, o Options) *Store {
 	d := &dice{rand: o.Rand}
 	s := &Store{
 		client: c, options: o, dice: d, log: o.Log, doubt: make(chan struct{}, 1),
-		recent: newRecorder(c, d, o), shared: newShared(),
+		recent: newRecorder(c, d, o), shared: newShared(o.HostID),
 		health: Health{Err: errNotListed, Since: time.Now()},
 	}
 	s.session = newSession(c, o, s.reread)

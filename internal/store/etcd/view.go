@@ -31,7 +31,8 @@ const (
 // sorted slice of leases, never changed, only replaced: a change costs one copy
 // of it, whatever else is in the fabric.
 type view struct {
-	kv.Header // of the last write seen
+	kv.Header        // of the last write seen
+	host      string // whose leases are shown at once; "" for nobody
 	config    []byte
 
 	seed   maphash.Seed
@@ -68,8 +69,9 @@ type delta struct {
 	noted   []netip.Prefix        // are in recent now
 }
 
-func newView() *view {
+func newView(host string) *view {
 	return &view{
+		host: host,
 		seed: maphash.MakeSeed(), keys: map[string]stamp{},
 		claims: map[netip.Prefix]holder{}, recent: map[netip.Prefix]lease.Recent{}, bad: map[string]string{},
 		pending: map[string]*lease.Lease{}, loose: map[netip.Prefix]bool{}, before: map[string]*lease.Lease{},
@@ -247,7 +249,8 @@ func (v *view) settle() time.Duration {
 				covered[p] = true
 			}
 		}
-		if equivalent(old, now) {
+		own := now != nil && v.host != "" && now.Owner == v.host
+		if equivalent(old, now) && !own {
 			wait = min(wait, someTime)
 		} else {
 			wait = atOnce

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -293,8 +294,15 @@ func (f *follower) applyLeases(b kv.Batch) error {
 	if len(b.Events) == 0 {
 		return nil
 	}
-	var wait time.Duration
-	f.store.shared.change(true, func(v *view) { wait = v.apply(b, f.store.client.relative) })
+	var (
+		wait  time.Duration
+		noted []netip.Prefix
+	)
+	f.store.shared.change(true, func(v *view) {
+		wait = v.apply(b, f.store.client.relative)
+		noted, v.delta.noted = v.delta.noted, nil
+	})
+	f.store.recent.noted(noted) // now, or others write them too
 	f.schedule(wait)
 	return nil
 }

@@ -36,6 +36,7 @@ func Run(t *testing.T, c Cluster) {
 	}{
 		{"history of a key", testHistory},
 		{"range", testRange},
+		{"range in pages of one revision", testPages},
 		{"compare revisions", testCompareRevisions},
 		{"compare values", testCompareValues},
 		{"compare a range", testCompareRange},
@@ -172,6 +173,40 @@ func testRange(t *testing.T, e env) {
 	r, err = e.Range(e.ctx, kv.Query{Span: kv.Prefix(e.key("zz"))})
 	if err != nil || len(r.Entries) != 0 {
 		t.Errorf("empty range: %+v, %v", r.Entries, err)
+	}
+}
+
+func testPages(t *testing.T, e env) {
+	for _, k := range []string{"c", "a", "b", "d"} {
+		e.put(t, k, k, 0)
+	}
+	keys := func(es []kv.Entry) string {
+		text := ""
+		for _, entry := range es {
+			text += entry.Key[len(e.p):] + "=" + entry.Value + " "
+		}
+		return text
+	}
+	r, err := e.Range(e.ctx, kv.Query{Span: kv.Prefix(e.p), Limit: 2})
+	if err != nil || keys(r.Entries) != "a=a b=b " {
+		t.Fatalf("first page: %s, %v", keys(r.Entries), err)
+	}
+	e.put(t, "c", "later", 0)
+	e.put(t, "e", "later", 0)
+	e.txn(t, kv.Txn{Then: []kv.Op{{Action: kv.Delete, Span: kv.One(e.key("d"))}}})
+	rest := kv.Query{Span: kv.Prefix(e.p), Rev: r.Rev, Limit: 5}
+	rest.Key = e.key("b") + "\x00"
+	then, err := e.Range(e.ctx, rest)
+	if err != nil || keys(then.Entries) != "c=c d=d " || then.Rev <= r.Rev {
+		t.Errorf("second page: %s at %d, %v", keys(then.Entries), then.Rev, err)
+	}
+	got := e.txn(t, kv.Txn{Then: []kv.Op{{Action: kv.Get, Span: kv.Prefix(e.p), Limit: 3}}})
+	if keys(got.Results[0]) != "a=a b=b c=later " {
+		t.Errorf("limited get: %s", keys(got.Results[0]))
+	}
+	e.Compact(t, got.Rev)
+	if _, err := e.Range(e.ctx, rest); !errors.Is(err, kv.ErrCompacted) {
+		t.Errorf("page of a revision that is gone: %v", err)
 	}
 }
 
