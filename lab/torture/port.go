@@ -21,6 +21,7 @@ type port struct {
 	own     net.HardwareAddr
 	frames  chan []byte // what arrives, without what the node sends
 	closing atomic.Bool
+	quiet   atomic.Int64 // how often nothing came for the length of silence
 	done    chan struct{}
 }
 
@@ -49,6 +50,9 @@ const (
 	needSum = 1
 )
 
+// silence is how long nothing comes before a port says that all has come.
+const silence = 40 * time.Millisecond
+
 const (
 	packetVnetHdr = 15 // PACKET_VNET_HDR
 	room          = 64 << 20
@@ -67,7 +71,7 @@ func openPort(n *lab.Node) (*port, error) {
 		if p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
-		patience := unix.NsecToTimeval(int64(50 * time.Millisecond))
+		patience := unix.NsecToTimeval(int64(silence))
 		return errors.Join(
 			unix.SetsockoptInt(p.fd, unix.SOL_PACKET, packetVnetHdr, 1),
 			unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room),
@@ -99,8 +103,11 @@ func (p *port) receive() {
 	buf := make([]byte, wholeFrame)
 	for !p.closing.Load() {
 		n, from, err := unix.Recvfrom(p.fd, buf, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			p.quiet.Add(1)
+		}
 		if err != nil || n < virtioLen+etherLen {
-			continue // the timeout that lets us look whether it is over
+			continue
 		}
 		if at, ok := from.(*unix.SockaddrLinklayer); ok && at.Pkttype == unix.PACKET_OUTGOING {
 			continue

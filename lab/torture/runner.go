@@ -29,11 +29,9 @@ const (
 	batchBytes  = 100 << 10
 )
 
-// Times to wait for what should come, and for what should not.
-const (
-	longest = 1500 * time.Millisecond
-	grace   = 60 * time.Millisecond
-)
+// longest is how long to wait for what should come: also a machine that is busy
+// with other things delivers within that.
+const longest = 5 * time.Second
 
 // matching are the groups whose name matches.
 func matching(pattern string) ([]group, error) {
@@ -74,7 +72,7 @@ func (r *runner) run(ctx context.Context, g group, k *kit) error {
 		}
 		probes = probes[now:]
 	}
-	r.collect(grace, false)
+	r.rest(ctx)
 	r.reckon()
 	return r.undo(ctx, g, k)
 }
@@ -120,27 +118,61 @@ func (r *runner) batch(probes []probe) error {
 		}
 	}
 	r.tally.Sent += len(probes)
-	r.collect(longest, true)
+	r.collect()
 	return nil
 }
 
-// collect takes what arrives for so long, or, if asked, until nothing is
-// expected any more.
-func (r *runner) collect(d time.Duration, enough bool) {
-	timer := time.NewTimer(d)
+// collect takes what arrives until nothing is expected any more.
+func (r *runner) collect() {
+	timer := time.NewTimer(longest)
 	defer timer.Stop()
 	for {
-		if missing, _ := r.ledger.missing(); enough && missing == 0 && len(r.answers) == 0 {
+		if missing, _ := r.ledger.missing(); missing == 0 && len(r.answers) == 0 {
 			return
 		}
-		select {
-		case frame := <-r.out.frames:
-			r.arrived(frame)
-		case frame := <-r.in.frames:
-			r.returned(frame)
-		case frame := <-r.wire.frames:
-			r.passed(frame)
-		case <-timer.C:
+		if !r.take(timer.C) {
+			return
+		}
+	}
+}
+
+// take waits for one frame, or for the end of the time.
+func (r *runner) take(over <-chan time.Time) bool {
+	select {
+	case frame := <-r.out.frames:
+		r.arrived(frame)
+	case frame := <-r.in.frames:
+		r.returned(frame)
+	case frame := <-r.wire.frames:
+		r.passed(frame)
+	case <-over:
+		return false
+	}
+	return true
+}
+
+// rest takes what still comes, expected or not, until every port has heard
+// nothing for a while: what comes after that would be judged as another group's.
+func (r *runner) rest(ctx context.Context) {
+	ports := []*port{r.out, r.in, r.wire}
+	var from []int64
+	for _, p := range ports {
+		from = append(from, p.quiet.Load())
+	}
+	tick := time.NewTicker(silence / 4)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if r.take(tick.C) {
+			continue
+		}
+		quiet := 0
+		for i, p := range ports {
+			// Twice: the first silence may have begun before the last packet left.
+			if p.quiet.Load() > from[i]+1 && len(p.frames) == 0 {
+				quiet++
+			}
+		}
+		if quiet == len(ports) {
 			return
 		}
 	}
