@@ -47,23 +47,29 @@ func (w *world) unsettled() string {
 		h := m.run.keeper.Holding()
 		switch {
 		case h.State == lease.Owned:
-			own := w.model.leases[subnetsDir+h.Lease.Key]
-			if w.pinned(m, own) {
-				continue
-			}
-			if own.Owner != m.id || lease.Token(own.Modified) != h.Lease.Token {
-				return m.run.name + " holds what is not its own in the store"
-			}
-			if w.model.holders[claimKey(own.Prefixes()[0])].extra != m.run.ask.Offer.Extra {
-				return m.run.name + " does not announce what it wants to"
-			}
-			if o, found := w.model.earlier(own); found && !w.model.restored {
-				return m.run.name + " has a subnet that is older as " + o.Key + " of " + o.writer
+			if wrong := w.wrong(m, h); wrong != "" {
+				return m.run.name + " " + wrong
 			}
 		case w.excused(m, h):
 		default:
 			return m.run.name + " is " + h.State.String() + ": " + h.Reason
 		}
+	}
+	return ""
+}
+
+// wrong says what is not right with what m holds at the end.
+func (w *world) wrong(m *machine, h lease.Holding) string {
+	own := w.model.leases[subnetsDir+h.Lease.Key]
+	switch o, found := w.model.earlier(own); {
+	case w.pinned(m, own):
+		return ""
+	case own.Owner != m.id || lease.Token(own.Modified) != h.Lease.Token:
+		return "holds what is not its own in the store"
+	case w.model.holders[claimKey(own.Prefixes()[0])].extra != m.run.ask.Offer.Extra:
+		return "does not announce what it wants to"
+	case found && !w.model.restored:
+		return "has a subnet that is older as " + o.Key + " of " + o.writer
 	}
 	return ""
 }

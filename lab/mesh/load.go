@@ -4,14 +4,13 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"net"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 

@@ -175,7 +175,7 @@ func (b *board) await(ctx context.Context, pairs int, check func() error) (half,
 		b.mu.Lock()
 		total, moved, err := b.total, b.moved, b.err
 		if err == nil && total == pairs {
-			half, last = b.passed(pairs)
+			half, last = b.passed()
 			b.changes = nil
 			b.mu.Unlock()
 			return half, last, nil
@@ -197,7 +197,7 @@ func (b *board) await(ctx context.Context, pairs int, check func() error) (half,
 }
 
 // passed finds the moments in changes. The caller holds mu.
-func (b *board) passed(pairs int) (half, last time.Time) {
+func (b *board) passed() (half, last time.Time) {
 	if len(b.changes) == 0 {
 		return time.Now(), time.Now()
 	}

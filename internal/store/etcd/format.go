@@ -40,6 +40,7 @@ const (
 	// in bytes. Backend data of an extension may be a few KiB.
 	maxValue  = 64 << 10
 	maxName   = 64  // a backend type, a host id, a public address
+	maxPublic = 2   // addresses of a lease
 	maxReason = 200 // what is shown of a key or of a reason
 )
 

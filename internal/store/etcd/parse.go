@@ -50,7 +50,7 @@ func parseHolder(e kv.Entry) (holder, error) {
 	if err := atMost(maxName, "host id", b.Host); err != nil {
 		return holder{}, err
 	}
-	h := holder{host: b.Host, public: b.Public[:min(len(b.Public), len(addr.Families()))], grant: e.Lease, mod: e.Mod}
+	h := holder{host: b.Host, public: b.Public[:min(len(b.Public), maxPublic)], grant: e.Lease, mod: e.Mod}
 	h.extra, err = lease.FormatExtra(string(b.Extra))
 	return h, err
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -181,11 +182,11 @@ func testPages(t *testing.T, e env) {
 		e.put(t, k, k, 0)
 	}
 	keys := func(es []kv.Entry) string {
-		text := ""
+		var text strings.Builder
 		for _, entry := range es {
-			text += entry.Key[len(e.p):] + "=" + entry.Value + " "
+			text.WriteString(entry.Key[len(e.p):] + "=" + entry.Value + " ")
 		}
-		return text
+		return text.String()
 	}
 	r, err := e.Range(e.ctx, kv.Query{Span: kv.Prefix(e.p), Limit: 2})
 	if err != nil || keys(r.Entries) != "a=a b=b " {
