@@ -303,6 +303,8 @@ func TestConvergeHost(t *testing.T) {
 		linkDown(t, f, found)
 	case "departure":
 		departure(t, f, found)
+	case "burst":
+		burst(t, f, found)
 	case "quiet":
 		quiet(t, f, found)
 	default:
@@ -451,6 +453,47 @@ func departure(t *testing.T, f *fleet, found figures) {
 	verify(t, f, peersAtOnce/2)
 }
 
+// burst lets hosts join at 1,000 a second and follows the kernel's
+// notifications for when each can be reached. The store merges what comes
+// within 25 ms, and takes a picture of it.
+func burst(t *testing.T, f *fleet, found figures) {
+	t.Helper()
+	const rate, seconds, every = 1000, 10, 25 * time.Millisecond
+	s := startSubject(t, f)
+	settled(t, s)
+	heard := make(chan map[netip.Prefix]time.Time, 1)
+	go func() { heard <- follow(t.Context(), rate*seconds) }()
+	asked := map[netip.Prefix]time.Time{}
+	cpu := processor()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for next := peersAtOnce + 1; next <= peersAtOnce+rate*seconds; {
+		began := <-tick.C
+		var fresh []lease.Lease
+		for range rate * int(every) / int(time.Second) {
+			fresh = append(fresh, f.lease(next, 1))
+			asked[f.subnet(f.families[0], next)] = began
+			next++
+		}
+		f.put(func(all []lease.Lease) []lease.Lease {
+			return slices.Insert(all, len(all)-1, fresh...) // the host's own is the last
+		})
+	}
+	spent := processor() - cpu
+	var delays []time.Duration
+	for p, at := range <-heard {
+		delays = append(delays, at.Sub(asked[p]))
+	}
+	slices.Sort(delays)
+	if len(delays) < rate*seconds {
+		t.Fatalf("%d of %d routes were heard of", len(delays), rate*seconds)
+	}
+	found["ms/p50"], found["ms/p99"] = ms(delays[len(delays)/2]), ms(delays[len(delays)*99/100])
+	found["cpu-%/burst"] = 100 * spent.Seconds() / seconds
+	s.stop()
+	verify(t, f, peersAtOnce+rate*seconds)
+}
+
 func quiet(t *testing.T, f *fleet, found figures) {
 	t.Helper()
 	s := startSubject(t, f)
@@ -467,7 +510,7 @@ func quiet(t *testing.T, f *fleet, found figures) {
 // of 20,000 hosts does to it. Each scenario has a process and a network
 // namespace of its own.
 func BenchmarkConverge(b *testing.B) {
-	for _, what := range []string{"cold", "changes", "linkdown", "departure", "quiet"} {
+	for _, what := range []string{"cold", "changes", "burst", "linkdown", "departure", "quiet"} {
 		for _, fabric := range []string{"vxlan/ipv4", "vxlan/dual", "host-gw/ipv4"} {
 			if what == "linkdown" && !strings.HasPrefix(fabric, "vxlan") {
 				continue

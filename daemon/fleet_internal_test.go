@@ -40,10 +40,10 @@ func newFleet(backend string, families []addr.Family, n int) *fleet {
 func (f *fleet) config() string {
 	ipv4, ipv6 := `"EnableIPv4":false`, `"EnableIPv6":false`
 	if slices.Contains(f.families, addr.IPv4) {
-		ipv4 = `"Network":"10.0.0.0/8"`
+		ipv4 = `"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0"`
 	}
 	if slices.Contains(f.families, addr.IPv6) {
-		ipv6 = `"EnableIPv6":true,"IPv6Network":"fd00::/48"`
+		ipv6 = `"EnableIPv6":true,"IPv6Network":"fd00::/48","IPv6SubnetMin":"fd00:0:0:c800::"`
 	}
 	return fmt.Sprintf(`{%s,%s,"EnableNFTables":true,"Backend":{"Type":%q}}`, ipv4, ipv6, f.backend)
 }
