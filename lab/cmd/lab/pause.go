@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,6 +30,11 @@ func pause(args []string) error {
 		if err := unix.Mount("lab", dir, "tmpfs", 0, "mode=0755"); err != nil {
 			return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
 		}
+	}
+	// Pins of one host must not show on another. A kernel without BPF has no
+	// such directory, and nothing to pin.
+	if err := unix.Mount("bpf", "/sys/fs/bpf", "bpf", 0, "mode=0700"); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("mount a bpf file system: %w", err)
 	}
 	if _, err := fmt.Println("ready"); err != nil {
 		return err
