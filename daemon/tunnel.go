@@ -50,6 +50,7 @@ func account(socket string) *report.Tunnel {
 		out.Error = err.Error()
 		return out
 	}
+	out.Offload = st.Offload.String()
 	n := st.Counters
 	out.PID, out.Build = st.PID, st.Build
 	out.SentPackets, out.SentBytes = n.SentPackets, n.SentBytes

@@ -58,6 +58,9 @@ func tunnel(t report.Tunnel) string {
 		return "forwarder does not answer: " + oneLine(t.Error)
 	}
 	out := []string{fmt.Sprintf("forwarder %d, sent %d packets, received %d", t.PID, t.SentPackets, t.ReceivedPackets)}
+	if t.Offload != "" {
+		out = append(out, "offload "+oneLine(t.Offload))
+	}
 	if t.FastPath != "" {
 		out = append(out, fmt.Sprintf("kernel %s (%d, %d)", oneLine(t.FastPath), t.KernelSentPackets, t.KernelReceivedPackets))
 	}

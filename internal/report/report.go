@@ -81,6 +81,9 @@ type Tunnel struct {
 	ReceivedBytes   uint64 `json:"receivedBytes"`
 	// Dropped counts packets that went no further, by reason (docs/udp.md).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
+	// Offload is "on", and what of it is missing, or "off" and why: whether the
+	// forwarder moves many packets at once (docs/udp.md).
+	Offload string `json:"offload,omitempty"`
 	// FastPath is "on" while the kernel carries packets between hosts that both
 	// can, else "off: " and why.
 	FastPath string `json:"fastPath"`

@@ -11,7 +11,10 @@
 // the forwarder.
 package tunnel
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Version is that of the conversation. Hello, Handover and Quit never change,
 // so that any flanneld can replace any forwarder.
@@ -69,6 +72,20 @@ type Offload struct {
 	On []string `json:"on,omitempty"`
 	// Off are those that do not, each with the reason.
 	Off []string `json:"off,omitempty"`
+}
+
+// String is "on", "on, but" what is missing, or "off" and why.
+func (o *Offload) String() string {
+	switch {
+	case o == nil:
+		return ""
+	case o.Plain:
+		return "off: in the network config"
+	case len(o.Off) > 0:
+		return "on, but " + strings.Join(o.Off, "; ")
+	default:
+		return "on"
+	}
 }
 
 // Counters count since the start of the forwarder; a successor goes on

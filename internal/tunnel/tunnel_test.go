@@ -463,6 +463,9 @@ func TestSuccessorDies(t *testing.T) {
 	eventually(t, "changes are still refused", func() bool {
 		return flanneld.Change(t.Context(), tunnel.Change{}) == nil
 	})
+	if n := f.resumed.Load(); n != 1 {
+		t.Errorf("told %d times that it goes on alone", n)
+	}
 	eventually(t, "the socket is not taken back", func() bool { return answers(t, path) })
 }
 
@@ -575,5 +578,18 @@ func TestStartFails(t *testing.T) {
 	defer cancel()
 	if _, err := tunnel.Start(ctx, tunnel.Process{Executable: mute, Socket: socket(t)}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("one that never answers: %v", err)
+	}
+}
+
+func TestOffloadForPeople(t *testing.T) {
+	for want, o := range map[string]*tunnel.Offload{
+		"":                              nil,
+		"on":                            {On: []string{"csum"}},
+		"off: in the network config":    {Plain: true},
+		"on, but uso: not on; gso: why": {On: []string{"csum"}, Off: []string{"uso: not on", "gso: why"}},
+	} {
+		if got := o.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
