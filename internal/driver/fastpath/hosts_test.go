@@ -1,7 +1,6 @@
 package fastpath_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -189,7 +188,7 @@ func (h *host) plan(tb testing.TB, want *state.Set) []reconcile.Change {
 	tb.Helper()
 	var out []reconcile.Change
 	h.do(tb, func() (err error) {
-		out, err = h.driver().Plan(context.Background(), want)
+		out, err = h.driver().Plan(tb.Context(), want)
 		return err
 	})
 	return out
@@ -200,7 +199,7 @@ func (h *host) make(tb testing.TB, want *state.Set) {
 	tb.Helper()
 	h.do(tb, func() error {
 		d := h.driver()
-		out := reconcile.Execute(context.Background(), []reconcile.Driver{d}, want, true)
+		out := reconcile.Execute(tb.Context(), []reconcile.Driver{d}, want, true)
 		var errs []error
 		for _, r := range out.Results {
 			errs = append(errs, r.Err)

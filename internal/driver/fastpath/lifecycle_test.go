@@ -1,7 +1,6 @@
 package fastpath_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -222,7 +221,7 @@ func TestForeign(t *testing.T) {
 	fails := func(want *state.Set, text string) {
 		t.Helper()
 		a.do(t, func() error {
-			out := reconcile.Execute(context.Background(), []reconcile.Driver{a.driver()}, want, true)
+			out := reconcile.Execute(t.Context(), []reconcile.Driver{a.driver()}, want, true)
 			failed := out.Failed()
 			if len(failed) == 0 || !strings.Contains(failed[0].Err.Error(), text) {
 				t.Errorf("%v: want %q", out.Results, text)
@@ -265,7 +264,7 @@ func TestPeers(t *testing.T) {
 		All:  func() *state.Set { return less },
 	}
 	a.do(t, func() error {
-		changes, err := a.driver().PlanScope(context.Background(), scope)
+		changes, err := a.driver().PlanScope(t.Context(), scope)
 		var got []string
 		for _, c := range changes {
 			got = append(got, string(c.Op)+" "+c.Object.Key().Prefix.String())

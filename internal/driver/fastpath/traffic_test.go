@@ -153,6 +153,7 @@ func TestFirewall(t *testing.T) {
 
 // listen binds the forwarder's port until the test ends.
 func (h *host) listen(tb testing.TB, set func(fd int) error) error {
+	tb.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -492,7 +493,7 @@ func tosOf(tb testing.TB, c *net.UDPConn) int {
 // Two daemons on each host, with their own ports and devices.
 func TestTwoInstances(t *testing.T) {
 	a, b := pair(t)
-	twin := func(h *host) (*host, *state.Set) {
+	twin := func(h *host) *host {
 		second := &host{n: h.n, netns: h.netns, root: h.root, owner: state.OwnerOf("/run/flannel/two.env")}
 		h.tun(t, "flannel1", second.owner.Alias())
 		h.run(t, fmt.Sprintf("ip addr add 10.6.%d.1/32 dev lo\nip route add 10.6.0.0/16 dev flannel1 src 10.6.%d.1", h.n, h.n))
@@ -508,10 +509,10 @@ func TestTwoInstances(t *testing.T) {
 			}},
 		}
 		second.make(t, s)
-		return second, s
+		return second
 	}
-	a2, _ := twin(a)
-	b2, _ := twin(b)
+	a2 := twin(a)
+	b2 := twin(b)
 	both := func() {
 		t.Helper()
 		ping(t, a, b, 100)
