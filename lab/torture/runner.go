@@ -131,6 +131,8 @@ func (r *runner) collect() {
 			return
 		}
 		if !r.take(timer.C) {
+			missing, one := r.ledger.missing()
+			r.mismatch("late: after %s, %d packets and %d answers had not come, one of %x", longest, missing, len(r.answers), clip([]byte(one)))
 			return
 		}
 	}
