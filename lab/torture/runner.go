@@ -31,7 +31,7 @@ const (
 
 // longest is how long to wait for what should come: also a machine that is busy
 // with other things delivers within that.
-const longest = 5 * time.Second
+const longest = 20 * time.Second
 
 // matching are the groups whose name matches.
 func matching(pattern string) ([]group, error) {
