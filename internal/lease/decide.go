@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/flannel-ng/flannel-ng/internal/addr"
 )
 
 // Situation is all that a decision depends on.
@@ -221,9 +219,10 @@ func (d *decision) keep(own Lease) {
 // tidy releases a lease that we left behind when we moved. Reservations stay:
 // they are the operator's.
 func (d *decision) tidy() {
-	for _, l := range d.Snapshot.Leases {
+	for i := range d.Snapshot.Leases { // by index: leases are large, and may be many
+		l := &d.Snapshot.Leases[i]
 		if l.Owner == d.HostID && !l.Reserved && l.Subnets != d.Holding.Lease.Subnets {
-			d.release(Held{Lease: l, Token: Token(l.Modified)}, "the host has another lease now")
+			d.release(Held{Lease: *l, Token: Token(l.Modified)}, "the host has another lease now")
 			return
 		}
 	}
@@ -247,16 +246,17 @@ func (d *decision) move(own Lease, present bool) {
 // on this host wrote it.
 func (d *decision) own() (Lease, bool) {
 	h := d.Holding
-	for _, l := range d.Snapshot.Leases {
+	for i := range d.Snapshot.Leases {
+		l := &d.Snapshot.Leases[i]
 		if l.Subnets != h.Lease.Subnets || l.Owner != "" && l.Owner != d.HostID {
 			continue
 		}
 		if l.Owner == d.HostID && Token(l.Modified) == h.Lease.Token {
-			return l, true
+			return *l, true
 		}
 		_, wanted := shared(l.Public, d.Ask.Public)
 		_, granted := shared(l.Public, h.Asked.Public)
-		return l, wanted || granted && l.Owner == d.HostID
+		return *l, wanted || granted && l.Owner == d.HostID
 	}
 	return Lease{}, false
 }
@@ -264,32 +264,28 @@ func (d *decision) own() (Lease, bool) {
 // rival finds a lease that overlaps the held subnets and stands above ours, or
 // any if ours is gone.
 func (d *decision) rival(own Lease, present bool) (Lease, bool) {
-	var best Lease
-	found := false
-	for _, l := range d.Snapshot.Leases {
-		if present && l.Key == own.Key {
-			continue
-		}
-		for _, f := range d.Ask.Network.Families() {
-			if !d.contests(l, f) || present && !beats(l, own, f, d.Ask.Network.Pools.At(f).SubnetLen) {
+	var best *Lease
+	for _, f := range d.Ask.Network.Families() {
+		pool := d.Ask.Network.Pools.At(f)
+		held := d.Holding.Lease.Subnets.At(f)
+		for i := range d.Snapshot.Leases {
+			l := &d.Snapshot.Leases[i]
+			// A lease that nobody may believe takes nothing from us.
+			if !held.Overlaps(l.Subnets.At(f)) || inside(l.Subnets.At(f), pool.Network) != nil {
 				continue
 			}
-			if !found || l.Created < best.Created {
-				best, found = l, true
+			if present && (l.Key == own.Key || !beats(*l, own, f, pool.SubnetLen)) {
+				continue
+			}
+			if best == nil || l.Created < best.Created {
+				best = l
 			}
 		}
 	}
-	return best, found
-}
-
-// contests says whether l overlaps the held subnet of f. A lease that nobody
-// may believe takes nothing from us.
-func (d *decision) contests(l Lease, f addr.Family) bool {
-	held, p := d.Holding.Lease.Subnets.At(f), l.Subnets.At(f)
-	if !held.IsValid() || !p.IsValid() || !held.Overlaps(p) {
-		return false
+	if best == nil {
+		return Lease{}, false
 	}
-	return inside(p, d.Ask.Network.Pools.At(f).Network) == nil
+	return *best, true
 }
 
 // garbled says whether our key is among those that cannot be read.
