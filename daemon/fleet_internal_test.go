@@ -17,6 +17,7 @@ import (
 type fleet struct {
 	backend  string
 	families []addr.Family
+	peers    int
 	pictures chan lease.Snapshot
 
 	host string // id of the host under test
@@ -27,7 +28,7 @@ type fleet struct {
 
 // newFleet has peers 1 to n; 0 is the host under test.
 func newFleet(backend string, families []addr.Family, n int) *fleet {
-	f := &fleet{backend: backend, families: families, pictures: make(chan lease.Snapshot, 1)}
+	f := &fleet{backend: backend, families: families, peers: n, pictures: make(chan lease.Snapshot, 1)}
 	f.now = lease.Snapshot{Cluster: "bench", Epoch: 1, Rev: int64(n) + 1, Synced: true, Config: []byte(f.config())}
 	for i := 1; i <= n; i++ {
 		f.now.Leases = append(f.now.Leases, f.lease(i, 1))
