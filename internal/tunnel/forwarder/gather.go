@@ -2,7 +2,6 @@ package forwarder
 
 import (
 	"errors"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,8 +37,7 @@ type gatherer struct {
 
 // gather moves packets from the device until it fails or is closed.
 func (f *Forwarder) gather(d *device) error {
-	runtime.LockOSThread() // each wake-up goes to this thread, not to the scheduler
-	defer runtime.UnlockOSThread()
+	hurry()
 	fd, err := d.Enter()
 	if err != nil {
 		return err

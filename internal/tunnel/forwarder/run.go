@@ -24,6 +24,7 @@ type Options struct {
 // it from working.
 func Run(ctx context.Context, o Options) error {
 	widen()
+	preferSession()
 	f, last, err := begin(ctx, o)
 	if err != nil {
 		return err

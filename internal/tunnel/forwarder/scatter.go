@@ -1,8 +1,6 @@
 package forwarder
 
 import (
-	"runtime"
-
 	"github.com/flannel-ng/flannel-ng/internal/tunnel"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel/batch"
 	"github.com/flannel-ng/flannel-ng/internal/tunnel/segment"
@@ -23,8 +21,7 @@ type scatterer struct {
 
 // scatter moves packets from a socket until it fails or is closed.
 func (f *Forwarder) scatter(s *socket) error {
-	runtime.LockOSThread() // as gather
-	defer runtime.UnlockOSThread()
+	hurry()
 	fd, err := s.Enter()
 	if err != nil {
 		return err

@@ -15,8 +15,9 @@ import (
 // expected are the segments made one by one, as a sender without offload would.
 func (f flow) expected(seq uint32, flags uint8, payload []byte, size int) [][]byte {
 	var out [][]byte
-	next := f
 	for at := 0; at < len(payload); at += size {
+		next := f
+		next.id += uint16(len(out))
 		end, now := min(at+size, len(payload)), flags
 		if end < len(payload) {
 			now &^= fin | psh
@@ -25,7 +26,6 @@ func (f flow) expected(seq uint32, flags uint8, payload []byte, size int) [][]by
 			now &^= cwr
 		}
 		out = append(out, next.packet(seq+uint32(at), now, payload[at:end]))
-		next.id++
 	}
 	return out
 }
