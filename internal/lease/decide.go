@@ -274,10 +274,8 @@ func (d *decision) rival(own Lease, present bool) (Lease, bool) {
 			if !held.Overlaps(l.Subnets.At(f)) || inside(l.Subnets.At(f), pool.Network) != nil {
 				continue
 			}
-			if present && (l.Key == own.Key || !beats(*l, own, f, pool.SubnetLen)) {
-				continue
-			}
-			if best == nil || l.Created < best.Created {
+			below := present && (l.Key == own.Key || !beats(*l, own, f, pool.SubnetLen))
+			if !below && (best == nil || l.Created < best.Created) {
 				best = l
 			}
 		}

@@ -2,6 +2,7 @@ package lastgood_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -48,6 +49,8 @@ func BenchmarkSave(b *testing.B) {
 		go func() { done <- lastgood.New(inner, o).Watch(ctx, func(lease.Snapshot) {}) }()
 		<-inner.shown
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			b.Fatal(err)
+		}
 	}
 }
