@@ -19,6 +19,14 @@ func (s Series) Median() float64 {
 // Max is the largest value, or 0 of none.
 func (s Series) Max() float64 { return quantile(s.values(), 1) }
 
+// Best is the largest value, or the smallest if less is better; 0 of none.
+func (s Series) Best(less bool) float64 {
+	if less {
+		return quantile(s.values(), 0)
+	}
+	return s.Max()
+}
+
 func (s Series) values() []float64 {
 	var v []float64
 	for _, sample := range s {
