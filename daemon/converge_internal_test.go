@@ -509,6 +509,9 @@ func quiet(t *testing.T, f *fleet, found figures) {
 	t.Helper()
 	s := startSubject(t, f)
 	settled(t, s)
+	// Notifications of the new device, and what they leave doubt about, come late.
+	<-time.After(7 * time.Second)
+	settled(t, s)
 	const long = 30 * time.Second
 	cpu, began := processor(), time.Now()
 	<-time.After(long)

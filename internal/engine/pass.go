@@ -156,6 +156,12 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 	}
 	if !p.whole {
 		p.scope.All = all
+		p.scope.Local = func(k state.Kind) *state.Set {
+			if e.table.kinds[k] {
+				return nil
+			}
+			return &p.host.set // most drivers without a scope are not about peers
+		}
 		p.out = reconcile.ExecuteScope(ctx, e.drivers, p.scope, trust)
 		m.known, m.trusted = len(p.out.Unread) == 0, m.trusted && trust
 	} else {

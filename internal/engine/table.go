@@ -33,6 +33,7 @@ type table struct {
 	bad     map[string][]lease.Rejected // by Lease.Key
 	unread  []lease.Rejected            // Snapshot.Bad
 	errs    map[string]string           // peers with an error, by Lease.Key
+	kinds   map[state.Kind]bool         // of objects that peers have or had
 	// index finds the entry that wants a key, by its hash: the keys themselves
 	// would take five times the memory.
 	index     map[uint64]*entry
@@ -275,7 +276,7 @@ func (t *table) fill(in Inputs, peers []lease.Lease, raw map[string]*lease.Lease
 	t.seed, t.collision = maphash.MakeSeed(), false
 	t.entries = make(map[string]*entry, len(peers))
 	t.index = make(map[uint64]*entry, 3*len(peers))
-	t.errs, t.contested = map[string]string{}, map[uint64]int{}
+	t.errs, t.contested, t.kinds = map[string]string{}, map[uint64]int{}, map[state.Kind]bool{}
 	for i := range peers {
 		t.add(in, &peers[i], raw[peers[i].Key])
 	}
@@ -300,6 +301,7 @@ func (t *table) add(in Inputs, kept, raw *lease.Lease) {
 	}
 	for _, o := range e.objects {
 		t.index[t.hash(o.Key())] = e
+		t.kinds[o.Key().Kind] = true
 	}
 	for _, o := range e.refused {
 		t.contested[t.hash(o.Key())]++

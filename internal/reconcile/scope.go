@@ -18,6 +18,9 @@ type Scope struct {
 	// All makes the whole wanted state, for drivers that know no scope and
 	// those in doubt.
 	All func() *state.Set
+	// Local, unless nil, is what stands for All with kinds that no peer has
+	// objects of, and costs nothing; nil for other kinds.
+	Local func(state.Kind) *state.Set
 	// Rest: drivers that know no scope look, too, whatever the scope has.
 	Rest bool
 }
@@ -47,6 +50,16 @@ func (s Scope) kinds() map[state.Kind]bool {
 	return out
 }
 
+// all is the wanted state for a driver of that kind.
+func (s Scope) all(k state.Kind) *state.Set {
+	if s.Local != nil {
+		if local := s.Local(k); local != nil {
+			return local
+		}
+	}
+	return s.All()
+}
+
 // ExecuteScope is Execute for the objects of s alone.
 func ExecuteScope(ctx context.Context, drivers []Driver, s Scope, deletes bool) Outcome {
 	kinds := s.kinds()
@@ -56,7 +69,7 @@ func ExecuteScope(ctx context.Context, drivers []Driver, s Scope, deletes bool) 
 		case !kinds[d.Kind()] && (ok || !s.Rest):
 			return nil, nil
 		case !ok:
-			return d.Plan(ctx, s.All())
+			return d.Plan(ctx, s.all(d.Kind()))
 		}
 		changes, err := scoped.PlanScope(ctx, s)
 		if errors.Is(err, ErrDoubt) {

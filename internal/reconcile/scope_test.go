@@ -74,3 +74,28 @@ func TestManyResultsAreCounted(t *testing.T) {
 		t.Errorf("%d results, %d of them kept, failed %v", out.Size(), len(out.Results), out.Failed())
 	}
 }
+
+// A driver without a scope is spared the whole state where peers have no part in
+// its kind.
+func TestLocalStandsForAll(t *testing.T) {
+	var log []string
+	link, neigh, _, _ := host(t, &log)
+	s := scopeOf(&state.Set{})
+	s.Rest = true
+	s.Local = func(k state.Kind) *state.Set {
+		if k == state.KindLink {
+			return &state.Set{Links: []state.Link{{Name: "flannel.1"}}}
+		}
+		return nil
+	}
+	all := 0
+	s.All = func() *state.Set { all++; return want(1) }
+	reconcile.ExecuteScope(t.Context(), []reconcile.Driver{link}, s, true)
+	if all != 0 || len(link.Have()) != 1 {
+		t.Errorf("all was made %d times; links %v", all, link.Have())
+	}
+	reconcile.ExecuteScope(t.Context(), []reconcile.Driver{link, neigh}, s, true)
+	if all != 1 || len(neigh.Have()) != 1 {
+		t.Errorf("all was made %d times; neighbours %v", all, neigh.Have())
+	}
+}
