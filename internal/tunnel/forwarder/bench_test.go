@@ -94,22 +94,7 @@ func (h *host) carry(b *testing.B, i int, config *tunnel.Config, peer tunnel.Pee
 	b.Cleanup(func() { other.stop(b) })
 	c := other.startBare(b)
 	other.configure(b, c, config, peer)
-	sameShare(b, c.Hello().PID)
 	return c.Hello().PID
-}
-
-// sameShare gives a forwarder, which has a session of its own, as much of the
-// processors as this process has.
-func sameShare(b *testing.B, pid int) {
-	b.Helper()
-	own, err := os.ReadFile("/proc/self/autogroup")
-	if err != nil {
-		return // no session has a share of its own
-	}
-	_, nice, _ := strings.Cut(strings.TrimSpace(string(own)), " nice ")
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte(nice), 0); err != nil {
-		b.Log(err)
-	}
 }
 
 func (h *host) vxlan(b *testing.B, i, j int) {
