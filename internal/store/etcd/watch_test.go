@@ -301,7 +301,7 @@ func TestExpiredSubnetsAreRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		var views []*storetest.View
-		for i := range 5 {
+		for i := range 3 {
 			views = append(views, storetest.Watch(t, w.store(fmt.Sprintf("h%d", i))))
 		}
 		w.foreign(t, lease.Lease{Subnets: storetest.Subnets("10.5.1.0/24", "fc00:5:0:1::/64"), Public: storetest.Public("192.0.2.7")})
