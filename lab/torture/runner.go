@@ -81,7 +81,7 @@ func (r *runner) run(ctx context.Context, g group, k *kit) error {
 // MTU on the path between the hosts.
 func (r *runner) prepare(ctx context.Context, g group, k *kit) error {
 	if g.path > 0 {
-		route := fmt.Sprintf("route add %s dev eth0 mtu %d", addr.Single(r.hosts[1].Underlay(k.family)), g.path)
+		route := fmt.Sprintf("route add %s dev eth0 mtu lock %d", addr.Single(r.hosts[1].Underlay(k.family)), g.path)
 		if err := r.hosts[0].IP(ctx, route); err != nil {
 			return err
 		}
