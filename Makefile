@@ -110,7 +110,7 @@ check: ## lint, vet, vulnerabilities, tidy modules, generated documents, arrows
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, formatting included
-	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --allow-parallel-runners ./...
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the tree
