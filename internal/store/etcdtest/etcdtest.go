@@ -41,6 +41,7 @@ func Start(tb testing.TB, o Options) *Server {
 	cfg := embed.NewConfig()
 	cfg.Dir = tb.TempDir()
 	cfg.UnsafeNoFsync = true
+	cfg.BcryptCost = 4 // the least: a login is many rounds slower under the race detector
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	cfg.LogLevel = "error"
 	// A busy machine must not lose its one leader.
