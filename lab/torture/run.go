@@ -148,6 +148,6 @@ func (s *stage) kit(f addr.Family, full bool) (*kit, error) {
 		}
 		k.homes[i] = gateway.Masked()
 	}
-	k.nobody = outsider(k.homes[0].Addr())
+	k.nobody = outsider(k.homes)
 	return k, nil
 }

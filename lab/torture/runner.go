@@ -289,15 +289,22 @@ func (r *runner) mark(ctx context.Context, ecn int) error {
 	return r.fabric.Switch.Feed(ctx, text, "nft", "-f", "-")
 }
 
-// outsider is an address in the cluster network that the lab never hands out.
-func outsider(home netip.Addr) netip.Addr {
-	b := home.AsSlice()
-	if home.Is4() {
-		b[2] ^= 0x80
-	} else {
-		b[6] ^= 0x80
+// outsider is an address in the cluster network that neither host has: one near
+// homes[0], or, if the other happens to be there, farther away.
+func outsider(homes [2]netip.Prefix) netip.Addr {
+	at := func(flip byte) netip.Addr {
+		b := homes[0].Addr().AsSlice()
+		if homes[0].Addr().Is4() {
+			b[2] ^= flip
+		} else {
+			b[6] ^= flip
+		}
+		b[len(b)-1] = 9
+		a, _ := netip.AddrFromSlice(b)
+		return a
 	}
-	b[len(b)-1] = 9
-	a, _ := netip.AddrFromSlice(b)
-	return a
+	if a := at(0x80); !homes[1].Contains(a) {
+		return a
+	}
+	return at(0x40)
 }
