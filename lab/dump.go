@@ -60,9 +60,13 @@ func withoutVolatile(text string) string {
 	return b.String()
 }
 
-// MACs are the addresses of the host's tunnel devices.
+// MACs are the addresses of the host's tunnel devices that peers know.
 func (h *Host) MACs(ctx context.Context) (string, error) {
-	return h.Run(ctx, "ip", "-o", "-br", "link", "show", "type", "vxlan")
+	out, err := h.Run(ctx, "ip", "-o", "-br", "link", "show", "type", "vxlan")
+	known := slices.DeleteFunc(strings.SplitAfter(out, "\n"), func(line string) bool {
+		return strings.Contains(line, "-in ") // only programs of the kernel send to it
+	})
+	return strings.Join(known, ""), err
 }
 
 // Files lists the host's private directories with a hash of each file. The
