@@ -135,7 +135,8 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 	return s, err
 }
 
-// reachable refuses what the forwarder cannot bind, nor those of peers send to.
+// reachable refuses an address that our forwarder cannot bind and that those of
+// peers cannot send to.
 func reachable(a netip.Addr, n facts.Node) error {
 	if !facts.LinkLocal(a) {
 		return nil

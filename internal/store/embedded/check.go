@@ -26,10 +26,11 @@ var (
 )
 
 // check reads the whole database before etcd does, and fails with ErrBusy if a
-// member runs on it, for which etcd would wait silently and for ever. etcd would end the process
-// on damage: it meets it in goroutines of its own, and a file that is cut short
-// is a bus error there. Without its log a database has to be kept from etcd,
-// too, which would begin a new log whose first entries it takes for applied.
+// member runs on it, for which etcd would wait silently and for ever. etcd would
+// end the process on damage: it meets it in goroutines of its own, and a file
+// that is cut short is a bus error there. Without its log a database has to be
+// kept from etcd, too, which would begin a new log whose first entries it takes
+// for applied.
 func (c Config) check() error {
 	path := filepath.Join(c.Dir, "member", "snap", "db")
 	info, err := os.Stat(path)

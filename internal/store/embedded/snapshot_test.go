@@ -77,6 +77,16 @@ func (m moves) first(t *testing.T, name string) uint32 {
 	return 0
 }
 
+// saved is a snapshot of the store that h serves.
+func saved(t *testing.T, h *host) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "store.db")
+	if _, err := admin(t, h).Snapshot(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // At no moment of a restore is there no data directory, for a start in that
 // moment would begin an empty store. A link to it stays.
 func TestRestoreExchanges(t *testing.T) {
@@ -84,10 +94,7 @@ func TestRestoreExchanges(t *testing.T) {
 	h := newHost(t, "h1")
 	h.start(t)
 	h.serving(t)
-	file := filepath.Join(t.TempDir(), "store.db")
-	if _, err := admin(t, h).Snapshot(t.Context(), file); err != nil {
-		t.Fatal(err)
-	}
+	file := saved(t, h)
 	h.stop(t)
 	dir, link := h.config.Dir, filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(dir, link); err != nil {

@@ -296,10 +296,7 @@ func TestRefusedSnapshots(t *testing.T) {
 	h := newHost(t, "h1")
 	h.start(t)
 	h.serving(t)
-	file := filepath.Join(t.TempDir(), "store.db")
-	if _, err := admin(t, h).Snapshot(t.Context(), file); err != nil {
-		t.Fatal(err)
-	}
+	file := saved(t, h)
 	good, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
