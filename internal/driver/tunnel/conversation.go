@@ -119,7 +119,7 @@ func (d *Driver) stop(ctx context.Context) error {
 	defer cancel()
 	if d.open != nil {
 		d.open.left.Store(true)
-		err := d.open.Quit(ctx)
+		err := d.quit(ctx)
 		d.leave()
 		if err == nil {
 			return nil
@@ -138,4 +138,12 @@ func (d *Driver) stop(ctx context.Context) error {
 	}
 	_, err = last.Quit()
 	return errors.Join(append(errs, err)...)
+}
+
+// quit asks the forwarder to end. One that hangs over it must leave time to end
+// it by force.
+func (d *Driver) quit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return d.open.Quit(ctx)
 }

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -312,9 +313,7 @@ func TestHangingForwarder(t *testing.T) {
 			t.Parallel() // it is all waiting
 			h, f, d := start(t)
 			first := h.status(t, f)
-			if err := unix.Kill(first.PID, unix.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			mustHang(t, first.PID)
 			want := &state.Set{Links: f.Local().Links}
 			if wanted {
 				want = f.With(3)
@@ -323,6 +322,30 @@ func TestHangingForwarder(t *testing.T) {
 			drivertest.MustBeDone(t, d, want)
 			mustBeGone(t, first.PID)
 		})
+	}
+}
+
+// mustHang stops a process and waits until it has: threads that the kernel
+// keeps busy go on for a while.
+func mustHang(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("threads of process %d: %v, %v", pid, tasks, err)
+	}
+	for _, task := range tasks {
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			stat, err := os.ReadFile(task)
+			if err != nil || bytes.Contains(stat, []byte(") T ")) {
+				break // the thread has ended, or stands
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("still runs: %s", stat)
+			}
+		}
 	}
 }
 
