@@ -194,7 +194,7 @@ func mount(root string) error {
 	if err := unix.Statfs(root, &st); err != nil {
 		return fmt.Errorf("look for a bpf file system at %s: %w", root, err)
 	}
-	if st.Type == unix.BPF_FS_MAGIC {
+	if uint32(st.Type) == unix.BPF_FS_MAGIC { //nolint:gosec // its type is another on each architecture
 		return nil
 	}
 	if err := unix.Mount("bpf", root, "bpf", 0, "mode=0700"); err != nil {
