@@ -391,10 +391,10 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 
 // variants are pictures that lack one peer each, built beforehand: what a store
 // does is not measured here. The first is whole.
-func (f *fleet) variants(n int) [][]lease.Lease {
+func (f *fleet) variants(n int) [][]*lease.Lease {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := [][]lease.Lease{f.now.Leases}
+	out := [][]*lease.Lease{f.now.Leases}
 	for i := range n {
 		l := f.lease(variantPeer(i), 1)
 		at, _ := slices.BinarySearchFunc(f.now.Leases, l, lease.Compare)
@@ -406,7 +406,7 @@ func (f *fleet) variants(n int) [][]lease.Lease {
 func variantPeer(i int) int { return 100 + 100*i }
 
 // show publishes a variant and the whole picture by turns.
-func (f *fleet) show(pictures [][]lease.Lease, i int) {
+func (f *fleet) show(pictures [][]*lease.Lease, i int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if i%2 == 0 {
@@ -443,15 +443,15 @@ func departure(t *testing.T, f *fleet, found figures) {
 	s := startSubject(t, f)
 	settled(t, s)
 	before := s.engine.Summary().Pass.Changes
-	f.put(func(l []lease.Lease) []lease.Lease { return l }) // a re-list
+	f.put(func(l []*lease.Lease) []*lease.Lease { return l }) // a re-list
 	settled(t, s)
 	for what, n := range s.engine.Summary().Pass.Changes {
 		found["writes/re-list"] += float64(n - before[what])
 	}
 	began := time.Now()
-	f.put(func(all []lease.Lease) []lease.Lease {
+	f.put(func(all []*lease.Lease) []*lease.Lease {
 		left := f.peers / 2
-		return slices.DeleteFunc(all, func(l lease.Lease) bool {
+		return slices.DeleteFunc(all, func(l *lease.Lease) bool {
 			if l.Owner == f.host {
 				return false
 			}
@@ -469,7 +469,7 @@ func departure(t *testing.T, f *fleet, found figures) {
 // within 25 ms, and takes a picture of it.
 func burst(t *testing.T, f *fleet, found figures) {
 	t.Helper()
-	const rate, seconds, every = 1000, 10, 25 * time.Millisecond
+	const rate, seconds, every = 1000, 30, 25 * time.Millisecond
 	s := startSubject(t, f)
 	settled(t, s)
 	heard := make(chan map[netip.Prefix]time.Time, 1)
@@ -480,13 +480,13 @@ func burst(t *testing.T, f *fleet, found figures) {
 	defer tick.Stop()
 	for next := f.peers + 1; next <= f.peers+rate*seconds; {
 		began := <-tick.C
-		var fresh []lease.Lease
+		var fresh []*lease.Lease
 		for range rate * int(every) / int(time.Second) {
 			fresh = append(fresh, f.lease(next, 1))
 			asked[f.subnet(f.families[0], next)] = began
 			next++
 		}
-		f.put(func(all []lease.Lease) []lease.Lease {
+		f.put(func(all []*lease.Lease) []*lease.Lease {
 			return slices.Insert(all, len(all)-1, fresh...) // the host's own is the last
 		})
 	}

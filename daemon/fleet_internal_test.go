@@ -74,8 +74,8 @@ func (*fleet) public(family addr.Family, i int) netip.Addr {
 
 // lease is that of host i; another version has other VTEPs, or for host-gw
 // another modification.
-func (f *fleet) lease(i, version int) lease.Lease {
-	l := lease.Lease{Owner: fmt.Sprintf("%032x", i), Created: int64(i), Modified: int64(version)}
+func (f *fleet) lease(i, version int) *lease.Lease {
+	l := &lease.Lease{Owner: fmt.Sprintf("%032x", i), Created: int64(i), Modified: int64(version)}
 	for _, family := range f.families {
 		s := f.subnet(family, i)
 		l.Subnets.Put(family, s)
@@ -95,14 +95,14 @@ func (f *fleet) lease(i, version int) lease.Lease {
 
 // put publishes the leases as they are after change. The newest picture
 // replaces one that nobody took.
-func (f *fleet) put(change func([]lease.Lease) []lease.Lease) {
+func (f *fleet) put(change func([]*lease.Lease) []*lease.Lease) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.publish(change(slices.Clone(f.now.Leases)))
 }
 
 // publish needs f.mu.
-func (f *fleet) publish(leases []lease.Lease) {
+func (f *fleet) publish(leases []*lease.Lease) {
 	f.now.Leases = leases
 	f.now.Rev++
 	select {
@@ -126,12 +126,12 @@ func (f *fleet) Watch(ctx context.Context, put func(lease.Snapshot)) error {
 
 // Claim implements lease.Store: whatever is asked for is granted.
 func (f *fleet) Claim(_ context.Context, c lease.Claim) (lease.Held, error) {
-	l := lease.Lease{Key: "own", Subnets: c.Subnets, Public: c.Public, Offer: c.Offer, Owner: f.host, Created: 1 << 40, Modified: 1 << 40}
-	f.put(func(all []lease.Lease) []lease.Lease {
+	l := &lease.Lease{Key: "own", Subnets: c.Subnets, Public: c.Public, Offer: c.Offer, Owner: f.host, Created: 1 << 40, Modified: 1 << 40}
+	f.put(func(all []*lease.Lease) []*lease.Lease {
 		i, _ := slices.BinarySearchFunc(all, l, lease.Compare)
 		return slices.Insert(all, i, l)
 	})
-	return lease.Held{Lease: l, Token: lease.Token(l.Modified), Expires: time.Now().Add(24 * time.Hour)}, nil
+	return lease.Held{Lease: *l, Token: lease.Token(l.Modified), Expires: time.Now().Add(24 * time.Hour)}, nil
 }
 
 // Release implements lease.Store.

@@ -36,7 +36,7 @@ type world struct {
 
 	snapshot atomic.Pointer[lease.Snapshot]
 	node     *facts.Node              // the last that Node returned
-	asked    map[netip.Addr]struct{}  // whose adjacency node tells
+	asked    []*lease.Lease           // whose adjacency node tells
 	carriers atomic.Pointer[[]string] // links that routes of ours may lead over
 	// backend is that of the first config that can be read, as the engine's is:
 	// the backend of a running fabric does not change. nil: not known.
@@ -80,8 +80,11 @@ func (w *world) Node(ctx context.Context, families []addr.Family, again bool) (f
 func (w *world) known(ctx context.Context) (facts.Node, bool, error) {
 	n := *w.node
 	n.Startup, n.StartupPending = w.printed()
-	fresh := slices.DeleteFunc(w.peers(), func(a netip.Addr) bool { _, old := w.asked[a]; return old })
+	peers := w.peers()
+	_, come := lease.Differ(w.asked, peers)
+	fresh := publics(come)
 	if len(fresh) == 0 {
+		w.asked = peers
 		return n, true, nil
 	}
 	routes, err := probe.RoutesTo(ctx, w.adjacency(n.Links, n.Uplink, fresh))
@@ -95,8 +98,8 @@ func (w *world) known(ctx context.Context) (facts.Node, bool, error) {
 		if reached != before || now != known {
 			return n, false, nil
 		}
-		w.asked[a] = struct{}{}
 	}
+	w.asked = peers
 	return n, true, nil
 }
 
@@ -118,13 +121,9 @@ func (w *world) read(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, err
 	}
-	targets := w.peers()
-	if n.Routes, err = probe.RoutesTo(ctx, w.adjacency(links, n.Uplink, targets)); err != nil {
+	w.asked = w.peers()
+	if n.Routes, err = probe.RoutesTo(ctx, w.adjacency(links, n.Uplink, publics(w.asked))); err != nil {
 		return facts.Node{}, fmt.Errorf("read routes to peers: %w", err)
-	}
-	w.asked = make(map[netip.Addr]struct{}, len(targets))
-	for _, a := range targets {
-		w.asked[a] = struct{}{}
 	}
 	n.HostID, n.Forwards = w.hostID, forwards
 	n.Startup, n.StartupPending = w.printed()
@@ -219,14 +218,18 @@ func (w *world) printed() (output, pending string) {
 	return w.startup.ask(c)
 }
 
-// peers are the addresses whose adjacency the backend will ask for.
-func (w *world) peers() []netip.Addr {
+// peers are the leases whose adjacency the backend will ask for.
+func (w *world) peers() []*lease.Lease {
 	if b, ok := w.fabric(); !ok || !backends.Adjacency(b) {
 		return nil
 	}
 	snap, _ := w.Snapshot()
+	return snap.Leases
+}
+
+func publics(leases []*lease.Lease) []netip.Addr {
 	var out []netip.Addr
-	for _, l := range snap.Leases {
+	for _, l := range leases {
 		for _, f := range addr.Families() {
 			if a := l.Public.At(f); a.IsValid() {
 				out = append(out, a)

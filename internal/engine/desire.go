@@ -87,13 +87,13 @@ func Desire(in Inputs) (Desired, error) {
 // desired is all of t with h, as Desire shows it.
 func (t *table) desired(h host) Desired {
 	out := Desired{Set: *t.all(h), Own: h.keys, File: h.file, Rejected: t.rejected()}
-	t.each(func(e *entry, l lease.Lease) {
-		p := Peer{Lease: l, Err: e.err}
+	t.each(func(e *entry, l *lease.Lease) {
+		p := Peer{Lease: *l, Err: e.err}
 		for _, o := range e.objects {
 			p.Keys = append(p.Keys, o.Key())
 		}
 		out.Peers = append(out.Peers, p)
 	})
-	slices.SortFunc(out.Peers, func(a, b Peer) int { return lease.Compare(a.Lease, b.Lease) })
+	slices.SortFunc(out.Peers, func(a, b Peer) int { return lease.Compare(&a.Lease, &b.Lease) })
 	return out
 }

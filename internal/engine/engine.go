@@ -386,12 +386,12 @@ func previous(snap lease.Snapshot, own lease.Holding, n facts.Node) *lease.Lease
 		return &own.Lease.Lease
 	}
 	var byAddress *lease.Lease
-	for i, l := range snap.Leases {
+	for _, l := range snap.Leases {
 		if l.Owner == n.HostID && n.HostID != "" {
-			return &snap.Leases[i]
+			return l
 		}
 		if l.Owner == "" && sharesAddress(l.Public, n.Public) {
-			byAddress = &snap.Leases[i]
+			byAddress = l
 		}
 	}
 	return byAddress

@@ -94,7 +94,7 @@ func peer(n byte) lease.Lease {
 func picture(peers ...byte) *lease.Snapshot {
 	s := &lease.Snapshot{Cluster: "c", Rev: 1, Synced: true, Config: []byte(netConf)}
 	for _, n := range peers {
-		s.Leases = append(s.Leases, peer(n))
+		s.Leases = append(s.Leases, new(peer(n)))
 	}
 	return s
 }

@@ -257,7 +257,7 @@ func (t *table) report() []report.Peer {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	out := make([]report.Peer, 0, len(t.entries))
-	t.each(func(e *entry, l lease.Lease) {
+	t.each(func(e *entry, l *lease.Lease) {
 		p := report.Peer{
 			Key: l.Key, Backend: l.Offer.Backend, Owner: l.Owner, State: "programmed",
 			Subnets: prefixes(l), Public: publics(l),
@@ -339,7 +339,7 @@ func (e *Engine) fillStore(s *report.Status) {
 	own := e.cfg.World.Own()
 	s.Lease = report.Lease{
 		State: own.State.String(), Key: own.Lease.Key, Reason: own.Reason, Expires: own.Lease.Expires,
-		Subnets: prefixes(own.Lease.Lease), Public: publics(own.Lease.Lease),
+		Subnets: prefixes(&own.Lease.Lease), Public: publics(&own.Lease.Lease),
 	}
 	if snap, ok := e.cfg.World.Snapshot(); ok {
 		s.Store.Cluster, s.Store.Revision, s.Store.Synced = snap.Cluster, snap.Rev, snap.Synced
@@ -347,7 +347,7 @@ func (e *Engine) fillStore(s *report.Status) {
 	}
 }
 
-func prefixes(l lease.Lease) []string {
+func prefixes(l *lease.Lease) []string {
 	var out []string
 	for _, p := range l.Prefixes() {
 		out = append(out, p.String())
@@ -355,7 +355,7 @@ func prefixes(l lease.Lease) []string {
 	return out
 }
 
-func publics(l lease.Lease) []string {
+func publics(l *lease.Lease) []string {
 	var out []string
 	for _, f := range addr.Families() {
 		if a := l.Public.At(f); a.IsValid() {

@@ -26,7 +26,7 @@ type table struct {
 	mu     sync.RWMutex
 	made   bool
 	from   peerInputs
-	leases []lease.Lease // of the picture
+	leases []*lease.Lease // of the picture
 	// entries has the peers, by Lease.Key, which a store has once. An entry
 	// never changes: another takes its place.
 	entries map[string]*entry
@@ -102,7 +102,7 @@ func (t *table) update(in Inputs, h host) delta {
 	defer t.mu.Unlock()
 	from := peerInputs{in.Own.Lease.Lease, forPeers(in.Node), h.taken}
 	in.Node = from.node
-	gone, come := compare(t.leases, in.Snapshot.Leases)
+	gone, come := lease.Differ(t.leases, in.Snapshot.Leases)
 	news := len(gone)+len(come) > 0 || !slices.Equal(t.unread, in.Snapshot.Bad)
 	t.leases, t.unread = in.Snapshot.Leases, in.Snapshot.Bad
 	before := map[string]*entry{}
@@ -125,37 +125,6 @@ func (t *table) update(in Inputs, h host) delta {
 	}
 	maps.Copy(before, old)
 	return t.delta(before, true)
-}
-
-// compare finds what leases are in one list alone. Lists in order cost one
-// walk.
-func compare(old, now []lease.Lease) (gone, come []*lease.Lease) {
-	if len(old) == len(now) && len(old) > 0 && &old[0] == &now[0] {
-		return nil, nil
-	}
-	i, j := 0, 0
-	for i < len(old) && j < len(now) {
-		if old[i] == now[j] {
-			i, j = i+1, j+1
-			continue
-		}
-		order := lease.Compare(old[i], now[j])
-		if order <= 0 {
-			gone = append(gone, &old[i])
-			i++
-		}
-		if order >= 0 {
-			come = append(come, &now[j])
-			j++
-		}
-	}
-	for ; i < len(old); i++ {
-		gone = append(gone, &old[i])
-	}
-	for ; j < len(now); j++ {
-		come = append(come, &now[j])
-	}
-	return gone, come
 }
 
 // edit takes leases out and in, as long as each concerns nobody else. before
@@ -209,14 +178,14 @@ func (t *table) enter(in Inputs, l *lease.Lease) bool {
 	if t.entries[l.Key] != nil || !t.settle(l) {
 		return false
 	}
-	kept, bad, ok := lease.Screen(*l, in.Network, self(in))
+	kept, bad, ok := lease.Screen(l, in.Network, self(in))
 	if len(bad) > 0 {
 		t.bad[l.Key] = bad
 	}
 	if !ok || kept.Subnets == (lease.Lease{}).Subnets {
 		return true
 	}
-	t.add(in, &kept, l)
+	t.add(in, kept, l)
 	return t.entries[l.Key] == nil || len(t.entries[l.Key].refused) == 0
 }
 
@@ -244,11 +213,10 @@ func (t *table) build(in Inputs, from peerInputs) {
 	peers, rejected := lease.Admit(t.leases, in.Network, self(in))
 	// The older lease first: a newcomer that announces another's MAC address
 	// loses the clash, whatever its subnet.
-	slices.SortStableFunc(peers, func(a, b lease.Lease) int { return cmp.Compare(a.Created, b.Created) })
+	slices.SortStableFunc(peers, func(a, b *lease.Lease) int { return cmp.Compare(a.Created, b.Created) })
 	raw := make(map[string]*lease.Lease, len(t.leases))
 	var ground addr.ByFamily[[]netip.Prefix]
-	for i := range t.leases {
-		l := &t.leases[i]
+	for _, l := range t.leases {
 		raw[l.Key] = l
 		for _, f := range addr.Families() {
 			if p := l.Subnets.At(f).Masked(); p.IsValid() {
@@ -272,13 +240,13 @@ func (t *table) build(in Inputs, from peerInputs) {
 
 // fill makes the entries of peers, which come in the order in which they may
 // choose.
-func (t *table) fill(in Inputs, peers []lease.Lease, raw map[string]*lease.Lease) {
+func (t *table) fill(in Inputs, peers []*lease.Lease, raw map[string]*lease.Lease) {
 	t.seed, t.collision = maphash.MakeSeed(), false
 	t.entries = make(map[string]*entry, len(peers))
 	t.index = make(map[uint64]*entry, 3*len(peers))
 	t.errs, t.contested, t.kinds = map[string]string{}, map[uint64]int{}, map[state.Kind]bool{}
-	for i := range peers {
-		t.add(in, &peers[i], raw[peers[i].Key])
+	for _, p := range peers {
+		t.add(in, p, raw[p.Key])
 	}
 }
 
@@ -290,9 +258,8 @@ func (t *table) add(in Inputs, kept, raw *lease.Lease) {
 	}
 	s, err := in.Backend.Peer(in.Own.Lease.Lease, in.Node, *kept, kept.Offer)
 	e := &entry{key: kept.Key, err: err}
-	if raw == nil || *kept != *raw {
-		part := *kept // the slice that it is in would stay as long
-		e.kept = &part
+	if kept != raw {
+		e.kept = kept
 	}
 	e.objects = slices.AppendSeq(make([]state.Object, 0, objectsOf(s)), s.Objects())
 	if clash := t.clash(e); clash != nil {
@@ -437,13 +404,13 @@ func (t *table) all(h host) *state.Set {
 
 // each visits the peers in the order of leases, each with what is believed of
 // its lease.
-func (t *table) each(visit func(*entry, lease.Lease)) {
+func (t *table) each(visit func(*entry, *lease.Lease)) {
 	for _, l := range t.leases {
 		e := t.entries[l.Key]
 		switch {
 		case e == nil:
 		case e.kept != nil:
-			visit(e, *e.kept)
+			visit(e, e.kept)
 		default:
 			visit(e, l)
 		}

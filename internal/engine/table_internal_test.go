@@ -73,8 +73,8 @@ func anyLease(r *rand.Rand) lease.Lease {
 }
 
 // edited is leases after a few changes, with every key once.
-func edited(r *rand.Rand, leases []lease.Lease) []lease.Lease {
-	byKey := map[string]lease.Lease{}
+func edited(r *rand.Rand, leases []*lease.Lease) []*lease.Lease {
+	byKey := map[string]*lease.Lease{}
 	for _, l := range leases {
 		byKey[l.Key] = l
 	}
@@ -83,7 +83,7 @@ func edited(r *rand.Rand, leases []lease.Lease) []lease.Lease {
 		if _, there := byKey[l.Key]; there && r.IntN(2) == 0 {
 			delete(byKey, l.Key)
 		} else {
-			byKey[l.Key] = l
+			byKey[l.Key] = &l
 		}
 	}
 	return slices.SortedFunc(maps.Values(byKey), lease.Compare)
@@ -181,7 +181,7 @@ func texts(s state.Set) []string {
 func TestOneLeaseCostsOneLease(t *testing.T) {
 	in := hostOf(t, dualVXLAN)
 	for i := range 200 {
-		in.Snapshot.Leases = append(in.Snapshot.Leases, plain(i, 1))
+		in.Snapshot.Leases = append(in.Snapshot.Leases, new(plain(i, 1)))
 	}
 	h, err := desireHost(in)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestOneLeaseCostsOneLease(t *testing.T) {
 	calls := 0
 	in.Backend = counting{in.Backend, &calls}
 	in.Snapshot.Leases = slices.Clone(in.Snapshot.Leases)
-	in.Snapshot.Leases[77] = plain(77, 2)
+	in.Snapshot.Leases[77] = new(plain(77, 2))
 	d := table.update(in, h)
 	if calls != 1 || len(d.put) != 2 || len(d.gone) != 1 {
 		t.Errorf("%d peers computed, put %v, gone %v; want the neighbour and a forwarding entry in place of another", calls, d.put, d.gone)

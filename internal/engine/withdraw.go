@@ -45,7 +45,7 @@ func heldByAnother(in Inputs, subnets addr.ByFamily[netip.Prefix]) bool {
 	}
 	mine := lease.Lease{Subnets: subnets}
 	for _, l := range in.Snapshot.Leases {
-		if mine.Overlaps(l) && ofAnother(l, in.Node) {
+		if mine.Overlaps(*l) && ofAnother(l, in.Node) {
 			return true
 		}
 	}
@@ -54,7 +54,7 @@ func heldByAnother(in Inputs, subnets addr.ByFamily[netip.Prefix]) bool {
 
 // ofAnother goes by the owner, else by the address. While the host's own is not
 // known (the config cannot be used) a lease without an owner may be ours.
-func ofAnother(l lease.Lease, n facts.Node) bool {
+func ofAnother(l *lease.Lease, n facts.Node) bool {
 	if l.Owner != "" {
 		return l.Owner != n.HostID
 	}

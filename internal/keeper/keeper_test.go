@@ -171,7 +171,11 @@ func (l *lab) want(d time.Duration, st lease.State) lease.Holding {
 
 // show hands in a picture with the lease as the store granted it.
 func (l *lab) show(rev int64, leases ...lease.Lease) {
-	l.Snapshot(lease.Snapshot{Synced: true, Epoch: 1, Rev: rev, Leases: leases})
+	s := lease.Snapshot{Synced: true, Epoch: 1, Rev: rev}
+	for _, l := range leases {
+		s.Leases = append(s.Leases, &l)
+	}
+	l.Snapshot(s)
 }
 
 func foreign(of lease.Holding, rev int64) lease.Lease {

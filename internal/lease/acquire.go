@@ -19,11 +19,11 @@ func (d *decision) acquire() {
 		d.waitFor(errNoPublic)
 		return
 	}
-	if l, ok := d.candidate(func(l Lease) bool { return l.Owner == d.HostID && l.Owner != "" }); ok {
+	if l, ok := d.candidate(func(l *Lease) bool { return l.Owner == d.HostID && l.Owner != "" }); ok {
 		d.adopt(l, "the lease is this host's own")
 		return
 	}
-	mine := func(l Lease) bool { _, ok := shared(l.Public, public); return ok && l.Owner != d.HostID }
+	mine := func(l *Lease) bool { _, ok := shared(l.Public, public); return ok && l.Owner != d.HostID }
 	if l, ok := d.candidate(mine); ok {
 		d.adopt(l, "the lease has this host's public address")
 		return
@@ -53,21 +53,19 @@ func (d *decision) waitFor(err error) {
 
 // candidate finds a lease in the picture that want accepts, that fits and that
 // no other lease beats: reservations first, then the oldest.
-func (d *decision) candidate(want func(Lease) bool) (Lease, bool) {
-	var best Lease
-	found := false
+func (d *decision) candidate(want func(*Lease) bool) (best *Lease, found bool) {
 	for _, l := range d.Snapshot.Leases {
 		if !want(l) || d.Ask.Fits(l.Subnets, l.Reserved) != nil || d.beaten(l) {
 			continue
 		}
-		if !found || l.Reserved && !best.Reserved || l.Reserved == best.Reserved && l.Created < best.Created {
-			best, found = l, true
+		if best == nil || l.Reserved && !best.Reserved || l.Reserved == best.Reserved && l.Created < best.Created {
+			best = l
 		}
 	}
-	return best, found
+	return best, best != nil
 }
 
-func (d *decision) beaten(l Lease) bool {
+func (d *decision) beaten(l *Lease) bool {
 	for _, f := range d.Ask.Network.Families() {
 		pool := d.Ask.Network.Pools.At(f)
 		for _, o := range d.Snapshot.Leases {
@@ -82,12 +80,12 @@ func (d *decision) beaten(l Lease) bool {
 }
 
 func (d *decision) isFree(subnets addr.ByFamily[netip.Prefix]) bool {
-	return !slices.ContainsFunc(d.Snapshot.Leases, func(l Lease) bool { return d.blocks(l, subnets) })
+	return !slices.ContainsFunc(d.Snapshot.Leases, func(l *Lease) bool { return d.blocks(l, subnets) })
 }
 
 // blocks says whether l keeps this host from subnets. As in the store, one of
 // another length without an owner does not: it is somebody's mistake.
-func (d *decision) blocks(l Lease, subnets addr.ByFamily[netip.Prefix]) bool {
+func (d *decision) blocks(l *Lease, subnets addr.ByFamily[netip.Prefix]) bool {
 	for _, f := range d.Ask.Network.Families() {
 		length := d.Ask.Network.Pools.At(f).SubnetLen
 		if (l.Owner != "" || oddness(l, f, length) == 0) && l.Subnets.At(f).Overlaps(subnets.At(f)) {

@@ -25,8 +25,8 @@ type Self struct {
 // The own lease is left out without a word. A reservation that nobody uses yet
 // is a lease like any other: it has no backend data, so the backend's own
 // check of types and data leaves it out.
-func Admit(leases []Lease, network config.Network, self Self) ([]Lease, []Rejected) {
-	a := admission{network: network, peers: make([]Lease, 0, len(leases))}
+func Admit(leases []*Lease, network config.Network, self Self) ([]*Lease, []Rejected) {
+	a := admission{network: network, peers: make([]*Lease, 0, len(leases))}
 	for _, l := range leases {
 		kept, bad, ok := Screen(l, network, self)
 		a.bad = append(a.bad, bad...)
@@ -38,7 +38,7 @@ func Admit(leases []Lease, network config.Network, self Self) ([]Lease, []Reject
 	for _, f := range network.Families() {
 		a.settle(f)
 	}
-	peers := slices.DeleteFunc(a.peers, func(l Lease) bool { return l.Subnets == addr.ByFamily[netip.Prefix]{} })
+	peers := slices.DeleteFunc(a.peers, func(l *Lease) bool { return l.Subnets == addr.ByFamily[netip.Prefix]{} })
 	return peers, SortRejected(a.bad)
 }
 
@@ -46,23 +46,23 @@ var errNoAddress = errors.New("has no public address")
 
 type admission struct {
 	network config.Network
-	peers   []Lease
+	peers   []*Lease
 	bad     []Rejected
 }
 
 // Screen judges one lease without looking at others: what of it this host may
 // believe if no other lease overlaps it, and why not the rest. ok is false if
 // that is nothing, or it is the host's own.
-func Screen(l Lease, network config.Network, self Self) (kept Lease, bad []Rejected, ok bool) {
+func Screen(l *Lease, network config.Network, self Self) (kept *Lease, bad []Rejected, ok bool) {
 	if self.owns(l) {
-		return Lease{}, nil, false
+		return nil, nil, false
 	}
 	public, err := unicast(l.Public)
 	if err != nil {
-		return Lease{}, []Rejected{{Key: l.Key, Reason: err.Error()}}, false
+		return nil, []Rejected{{Key: l.Key, Reason: err.Error()}}, false
 	}
 	if ours, ok := shared(public, self.Public); ok {
-		return Lease{}, []Rejected{{Key: l.Key, Reason: fmt.Sprintf(
+		return nil, []Rejected{{Key: l.Key, Reason: fmt.Sprintf(
 			"public address %s is this host's own: give each host its own address", ours)}}, false
 	}
 	var subnets addr.ByFamily[netip.Prefix]
@@ -77,7 +77,11 @@ func Screen(l Lease, network config.Network, self Self) (kept Lease, bad []Rejec
 		}
 		subnets.Put(f, p)
 	}
-	l.Public, l.Subnets = public, subnets
+	if l.Public != public || l.Subnets != subnets {
+		part := *l
+		part.Public, part.Subnets = public, subnets
+		l = &part
+	}
 	return l, bad, true
 }
 
@@ -98,14 +102,16 @@ func (a *admission) settle(f addr.Family) {
 		l, w := a.peers[loser], a.peers[winner]
 		a.bad = append(a.bad, Rejected{Key: l.Key, Reason: fmt.Sprintf(
 			"subnet %s overlaps %s of %s, which comes first", l.Subnets.At(f), w.Subnets.At(f), w.Node())})
-		a.peers[loser].Subnets.Put(f, netip.Prefix{})
+		part := *l // others have l too
+		part.Subnets.Put(f, netip.Prefix{})
+		a.peers[loser] = &part
 	}
 }
 
 // owns says whether l is this host's own lease. One without an owner is ours
 // if subnets and address agree: an operator rewrote it, for example to make it
 // a reservation.
-func (s Self) owns(l Lease) bool {
+func (s Self) owns(l *Lease) bool {
 	if l.Owner != "" {
 		return l.Owner == s.HostID
 	}

@@ -46,9 +46,9 @@ func TestAdmit(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			leases := []lease.Lease{innocent}
+			leases := []*lease.Lease{&innocent}
 			for l := range strings.SplitSeq(c.leases, "|") {
-				leases = append(leases, options(l).lease())
+				leases = append(leases, new(options(l).lease()))
 			}
 			peers, bad := lease.Admit(leases, network(t, dual), self)
 			if n := len(peers); n == 0 || peers[n-1].Key != innocent.Key {
@@ -91,9 +91,9 @@ func TestAdmitIsMaximalAndOrderless(t *testing.T) {
 	}
 }
 
-func plainRule(leases []lease.Lease, f addr.Family, length int) []netip.Prefix {
+func plainRule(leases []*lease.Lease, f addr.Family, length int) []netip.Prefix {
 	ranked := slices.Clone(leases)
-	slices.SortFunc(ranked, func(a, b lease.Lease) int {
+	slices.SortFunc(ranked, func(a, b *lease.Lease) int {
 		oddA, oddB := a.Subnets.At(f).Bits() != length, b.Subnets.At(f).Bits() != length
 		if oddA != oddB {
 			if oddA {
@@ -113,7 +113,7 @@ func plainRule(leases []lease.Lease, f addr.Family, length int) []netip.Prefix {
 	return got
 }
 
-func subnets(leases []lease.Lease, f addr.Family) []netip.Prefix {
+func subnets(leases []*lease.Lease, f addr.Family) []netip.Prefix {
 	var ps []netip.Prefix
 	for _, l := range leases {
 		if p := l.Subnets.At(f); p.IsValid() {
@@ -125,12 +125,12 @@ func subnets(leases []lease.Lease, f addr.Family) []netip.Prefix {
 }
 
 // crowd makes n leases that overlap often, in both families.
-func crowd(rng *rand.Rand, n int) []lease.Lease {
-	leases := make([]lease.Lease, n)
+func crowd(rng *rand.Rand, n int) []*lease.Lease {
+	leases := make([]*lease.Lease, n)
 	for i := range leases {
 		v4 := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, byte(rng.IntN(8)), byte(rng.IntN(4) * 64)}), 18+rng.IntN(9)).Masked()
 		v6 := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfc, 0, 0, 5, 0, 0, 0, byte(rng.IntN(8))}), 58+rng.IntN(9)).Masked()
-		leases[i] = lease.Lease{
+		leases[i] = &lease.Lease{
 			Key:     fmt.Sprintf("%s&%s#%d", v4, v6, i),
 			Subnets: addr.Pair(v4, v6),
 			Public:  addr.Pair(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 2)}), netip.Addr{}),
@@ -141,12 +141,12 @@ func crowd(rng *rand.Rand, n int) []lease.Lease {
 }
 
 // fabric makes n orderly dual-stack leases.
-func fabric(n int) []lease.Lease {
-	leases := make([]lease.Lease, n)
+func fabric(n int) []*lease.Lease {
+	leases := make([]*lease.Lease, n)
 	for i := range leases {
 		v4 := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
 		v6 := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfc, 0, 0, 5, 0, 0, byte(i >> 8), byte(i)}), 64)
-		leases[i] = lease.Lease{
+		leases[i] = &lease.Lease{
 			Key: v4.String() + "&" + v6.String(), Subnets: addr.Pair(v4, v6),
 			Public: addr.Pair(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), netip.Addr{}), Created: int64(n - i),
 		}
@@ -171,7 +171,7 @@ func BenchmarkAdmit20000(b *testing.B) {
 	for i := range 20000 {
 		hostile[i].Key += "twin"
 	}
-	hostile = append(hostile, options("10.0.0.0/9 public=192.0.2.9").lease())
+	hostile = append(hostile, new(options("10.0.0.0/9 public=192.0.2.9").lease()))
 	b.Run("hostile", func(b *testing.B) {
 		for b.Loop() {
 			if peers, bad := lease.Admit(hostile, net, lease.Self{}); len(peers) != 20000 || len(bad) != 40001 {

@@ -11,20 +11,20 @@ import (
 // beats is the order in which overlapping leases win: the configured length
 // first, because a longer or shorter one is somebody's mistake, then who was
 // first. Two leases never tie: keys are unique.
-func beats(a, b Lease, f addr.Family, length int) bool {
+func beats(a, b *Lease, f addr.Family, length int) bool {
 	return rank(a, f, length)(b) < 0
 }
 
 // rank compares a with another lease; negative: a wins.
-func rank(a Lease, f addr.Family, length int) func(Lease) int {
+func rank(a *Lease, f addr.Family, length int) func(*Lease) int {
 	odd := oddness(a, f, length)
-	return func(b Lease) int {
+	return func(b *Lease) int {
 		return cmp.Or(cmp.Compare(odd, oddness(b, f, length)),
 			cmp.Compare(a.Created, b.Created), cmp.Compare(a.Key, b.Key))
 	}
 }
 
-func oddness(l Lease, f addr.Family, length int) int {
+func oddness(l *Lease, f addr.Family, length int) int {
 	if l.Subnets.At(f).Bits() == length {
 		return 0
 	}
@@ -45,7 +45,7 @@ type spot struct {
 // contest gives for each lease that loses its subnet of f the lease that has
 // it. It takes O(n log n), and n times the number of lengths in use if leases
 // nest, so that no set of bad leases makes it slow.
-func contest(leases []Lease, f addr.Family, length int) map[int]int {
+func contest(leases []*Lease, f addr.Family, length int) map[int]int {
 	better := func(a, b int) int { return rank(leases[a], f, length)(leases[b]) }
 	order := make([]int, 0, len(leases))
 	for i, l := range leases {

@@ -140,7 +140,7 @@ func (d *decision) remember() {
 			d.enter(Expired, "the store has not been reached yet; the lease is from the last known good picture")
 			// No token: the store may have been restored since, and then
 			// its revisions do not compare.
-			d.Holding.Lease = Held{Lease: l}
+			d.Holding.Lease = Held{Lease: *l}
 			d.Holding.Asked = Claim{Subnets: l.Subnets, Public: l.Public}
 			return
 		}
@@ -153,7 +153,7 @@ func (d *decision) claim(c Claim, why string) {
 }
 
 // adopt claims a lease that is in the store.
-func (d *decision) adopt(l Lease, why string) {
+func (d *decision) adopt(l *Lease, why string) {
 	d.claim(Claim{Token: Token(l.Modified), Subnets: l.Subnets, Takeover: l.Owner != d.HostID}, why)
 }
 
@@ -164,14 +164,14 @@ func (d *decision) release(h Held, why string) {
 // defend compares a lease that we have, or had, with the picture.
 func (d *decision) defend() {
 	own, present := d.own()
-	rival, contested := d.rival(own, present)
+	rival := d.rival(own, present)
 	switch {
-	case contested && present:
+	case rival != nil && present:
 		d.lose(fmt.Sprintf("%s has %s, which overlaps and comes first", rival.Node(), join(rival.Prefixes())))
-		d.release(Held{Lease: own, Token: Token(own.Modified)}, d.Holding.Reason)
-	case contested:
+		d.release(Held{Lease: *own, Token: Token(own.Modified)}, d.Holding.Reason)
+	case rival != nil:
 		d.lose(fmt.Sprintf("%s has %s now", rival.Node(), join(rival.Prefixes())))
-	case d.Ask.Fits(d.Holding.Lease.Subnets, d.Holding.Lease.Reserved || own.Reserved) != nil:
+	case d.Ask.Fits(d.Holding.Lease.Subnets, d.Holding.Lease.Reserved || own != nil && own.Reserved) != nil:
 		d.move(own, present)
 	case present:
 		d.keep(own)
@@ -200,7 +200,7 @@ func (d *decision) regain() {
 }
 
 // keep has the own lease in the store before it.
-func (d *decision) keep(own Lease) {
+func (d *decision) keep(own *Lease) {
 	h := d.Holding
 	switch {
 	case h.State != Owned:
@@ -219,8 +219,7 @@ func (d *decision) keep(own Lease) {
 // tidy releases a lease that we left behind when we moved. Reservations stay:
 // they are the operator's.
 func (d *decision) tidy() {
-	for i := range d.Snapshot.Leases { // by index: leases are large, and may be many
-		l := &d.Snapshot.Leases[i]
+	for _, l := range d.Snapshot.Leases {
 		if l.Owner == d.HostID && !l.Reserved && l.Subnets != d.Holding.Lease.Subnets {
 			d.release(Held{Lease: *l, Token: Token(l.Modified)}, "the host has another lease now")
 			return
@@ -230,7 +229,7 @@ func (d *decision) tidy() {
 
 // move leaves a subnet that the network config no longer allows. One that we
 // own is given up only when its successor is held.
-func (d *decision) move(own Lease, present bool) {
+func (d *decision) move(own *Lease, present bool) {
 	if d.Holding.State != Owned || !present {
 		d.enter(Pending, "the network config no longer allows "+join(d.Holding.Lease.Prefixes()))
 	}
@@ -244,46 +243,40 @@ func (d *decision) move(own Lease, present bool) {
 // our host id, unless another machine with our id wrote it, or if it has no
 // owner and the address that we would claim it by: an operator or a plain flannel
 // on this host wrote it.
-func (d *decision) own() (Lease, bool) {
+func (d *decision) own() (*Lease, bool) {
 	h := d.Holding
-	for i := range d.Snapshot.Leases {
-		l := &d.Snapshot.Leases[i]
+	for _, l := range d.Snapshot.Leases {
 		if l.Subnets != h.Lease.Subnets || l.Owner != "" && l.Owner != d.HostID {
 			continue
 		}
 		if l.Owner == d.HostID && Token(l.Modified) == h.Lease.Token {
-			return *l, true
+			return l, true
 		}
 		_, wanted := shared(l.Public, d.Ask.Public)
 		_, granted := shared(l.Public, h.Asked.Public)
-		return *l, wanted || granted && l.Owner == d.HostID
+		return l, wanted || granted && l.Owner == d.HostID
 	}
-	return Lease{}, false
+	return nil, false
 }
 
 // rival finds a lease that overlaps the held subnets and stands above ours, or
 // any if ours is gone.
-func (d *decision) rival(own Lease, present bool) (Lease, bool) {
-	var best *Lease
+func (d *decision) rival(own *Lease, present bool) (best *Lease) {
 	for _, f := range d.Ask.Network.Families() {
 		pool := d.Ask.Network.Pools.At(f)
 		held := d.Holding.Lease.Subnets.At(f)
-		for i := range d.Snapshot.Leases {
-			l := &d.Snapshot.Leases[i]
+		for _, l := range d.Snapshot.Leases {
 			// A lease that nobody may believe takes nothing from us.
 			if !held.Overlaps(l.Subnets.At(f)) || inside(l.Subnets.At(f), pool.Network) != nil {
 				continue
 			}
-			below := present && (l.Key == own.Key || !beats(*l, own, f, pool.SubnetLen))
+			below := present && (l.Key == own.Key || !beats(l, own, f, pool.SubnetLen))
 			if !below && (best == nil || l.Created < best.Created) {
 				best = l
 			}
 		}
 	}
-	if best == nil {
-		return Lease{}, false
-	}
-	return *best, true
+	return best
 }
 
 // garbled says whether our key is among those that cannot be read.

@@ -29,7 +29,7 @@ func BenchmarkDecide(b *testing.B) {
 			l.Owner, l.Public = s.HostID, s.Ask.Public
 			s.Holding = lease.Holding{State: lease.Owned, Epoch: 1, Lease: lease.Held{Lease: l, Token: lease.Token(l.Modified)}, Asked: lease.Claim{Subnets: l.Subnets, Public: l.Public}}
 		}
-		s.Snapshot.Leases = append(s.Snapshot.Leases, l)
+		s.Snapshot.Leases = append(s.Snapshot.Leases, &l)
 	}
 	for b.Loop() {
 		if d := lease.Decide(s); d.Action.Act != lease.ActNone {

@@ -94,7 +94,7 @@ func situation(t *testing.T, text string) lease.Situation {
 			s.Snapshot.Rev, s.Snapshot.Epoch = args.number("rev", 100), args.number("epoch", 1)
 			s.Snapshot.Synced, s.Snapshot.Origin.LastKnownGood = !args.has("partial"), args.has("stored")
 		case "lease":
-			s.Snapshot.Leases = append(s.Snapshot.Leases, args.lease())
+			s.Snapshot.Leases = append(s.Snapshot.Leases, new(args.lease()))
 		case "recent":
 			s.Snapshot.Recent = append(s.Snapshot.Recent, lease.Recent{
 				Subnet: netip.MustParsePrefix(args[""]), Until: noon().Add(args.duration("for")),

@@ -82,7 +82,7 @@ func (l Lease) Overlaps(o Lease) bool {
 }
 
 // Compare orders leases for snapshots: by IPv4 subnet, then IPv6, then key.
-func Compare(a, b Lease) int {
+func Compare(a, b *Lease) int {
 	for _, f := range addr.Families() {
 		x, y := a.Subnets.At(f), b.Subnets.At(f)
 		if c := cmp.Or(x.Addr().Compare(y.Addr()), cmp.Compare(x.Bits(), y.Bits())); c != 0 {
@@ -105,7 +105,7 @@ type Snapshot struct {
 	Settling bool
 	Origin   Origin
 	Config   []byte     // network config JSON; nil if the key does not exist
-	Leases   []Lease    // well-formed, sorted by Compare, not yet admitted
+	Leases   []*Lease   // well-formed, sorted by Compare, not yet admitted; none ever changes
 	Bad      []Rejected // what could not be read, sorted by key
 	Recent   []Recent   // subnets that expired not long ago, sorted
 	// Changed is a hint that saves looking: the keys of the leases that came,
@@ -113,6 +113,28 @@ type Snapshot struct {
 	// out just before. nil says nothing: all may differ. Who missed a picture
 	// must add up, and nothing may be wrong without it.
 	Changed []string
+}
+
+// Differ finds what leases are in one picture alone. What both share, as
+// pictures of one store do that follow each other, costs a look at a pointer.
+func Differ(old, now []*Lease) (gone, come []*Lease) {
+	i, j := 0, 0
+	for i < len(old) && j < len(now) {
+		if old[i] == now[j] || *old[i] == *now[j] {
+			i, j = i+1, j+1
+			continue
+		}
+		order := Compare(old[i], now[j])
+		if order <= 0 {
+			gone = append(gone, old[i])
+			i++
+		}
+		if order >= 0 {
+			come = append(come, now[j])
+			j++
+		}
+	}
+	return append(gone, old[i:]...), append(come, now[j:]...)
 }
 
 // Origin says how fresh a snapshot is.

@@ -38,7 +38,7 @@ func (e *FullError) Unwrap() error { return ErrFull }
 // Picking is what a pick depends on.
 type Picking struct {
 	Network config.Network
-	Leases  []Lease
+	Leases  []*Lease
 	Recent  []Recent
 	Refused []Recent // somebody has a claim on them; only as the last resort
 	HostID  string
@@ -75,14 +75,14 @@ func (q Picking) pick(f addr.Family) (netip.Prefix, bool) {
 	}
 	// A lease of another length that has no owner is a mistake, or left over
 	// from another config. It is avoided, but must not keep every host out.
-	counting := slices.DeleteFunc(slices.Clone(q.Leases), func(l Lease) bool {
+	counting := slices.DeleteFunc(slices.Clone(q.Leases), func(l *Lease) bool {
 		return l.Owner == "" && oddness(l, f, r.length) > 0
 	})
 	return q.freeOf(r, counting)
 }
 
 // freeOf is the best block of r that none of leases overlaps.
-func (q Picking) freeOf(r ring, leases []Lease) (netip.Prefix, bool) {
+func (q Picking) freeOf(r ring, leases []*Lease) (netip.Prefix, bool) {
 	f, leased := r.family, r.leased(leases)
 	recent := slices.Concat(latest(q.Refused, f), latest(q.Recent, f)) // the first are avoided most
 	start := r.start(q.HostID, q.Attempt)
@@ -148,7 +148,7 @@ func (r ring) start(hostID string, attempt int) point {
 }
 
 // leased lists what the leases occupy inside the network, sorted.
-func (r ring) leased(leases []Lease) []span {
+func (r ring) leased(leases []*Lease) []span {
 	var spans []span
 	for _, l := range leases {
 		if p := l.Subnets.At(r.family); p.IsValid() && inside(p, r.network) == nil {

@@ -45,7 +45,7 @@ func TestPickFindsWhatIsFree(t *testing.T) {
 	for i := range 3000 {
 		q := lease.Picking{Network: net, HostID: fmt.Sprint("host", i), Attempt: rng.IntN(3)}
 		for range rng.IntN(24) {
-			q.Leases = append(q.Leases, lease.Lease{
+			q.Leases = append(q.Leases, &lease.Lease{
 				Subnets: addr.Pair(someIn(rng, net, addr.IPv4), someIn(rng, net, addr.IPv6)),
 				Owner:   []string{"", "another"}[rng.IntN(2)],
 			})
@@ -81,7 +81,7 @@ func bestBlocks(q lease.Picking, f addr.Family) []netip.Prefix {
 	if best := bestOf(q, f); len(best) > 0 {
 		return best
 	}
-	q.Leases = slices.DeleteFunc(slices.Clone(q.Leases), func(l lease.Lease) bool {
+	q.Leases = slices.DeleteFunc(slices.Clone(q.Leases), func(l *lease.Lease) bool {
 		return l.Owner == "" && l.Subnets.At(f).Bits() != q.Network.Pools.At(f).SubnetLen
 	})
 	return bestOf(q, f)
@@ -91,7 +91,7 @@ func bestOf(q lease.Picking, f addr.Family) []netip.Prefix {
 	var best []netip.Prefix
 	var until time.Time
 	for _, b := range blocks(f, q.Network.Pools.At(f)) {
-		if slices.ContainsFunc(q.Leases, func(l lease.Lease) bool { return l.Subnets.At(f).Overlaps(b) }) {
+		if slices.ContainsFunc(q.Leases, func(l *lease.Lease) bool { return l.Subnets.At(f).Overlaps(b) }) {
 			continue
 		}
 		var memory time.Time
@@ -147,11 +147,11 @@ func TestPickInHugePools(t *testing.T) {
 			t.Errorf("%s: picked %v, %v", text, p, err)
 		}
 		// All but the first block taken.
-		var leases []lease.Lease
+		var leases []*lease.Lease
 		for n := pool.SubnetLen; n > pool.Network.Bits(); n-- {
 			l := lease.Lease{}
 			l.Subnets.Put(f, sibling(netip.PrefixFrom(pool.Min.Addr(), n).Masked()))
-			leases = append(leases, l)
+			leases = append(leases, &l)
 		}
 		if p, err = lease.Pick(lease.Picking{Network: net, HostID: "me", Leases: leases}); err == nil && p.At(f) != pool.Min {
 			t.Errorf("%s: picked %v, want %v", text, p.At(f), pool.Min)
@@ -171,7 +171,7 @@ func sibling(p netip.Prefix) netip.Prefix {
 
 func TestFullSaysHowToEnlarge(t *testing.T) {
 	net := network(t, `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","IPv6SubnetMin":"fc00:5:0:7::","IPv6SubnetMax":"fc00:5:0:7::"}`)
-	_, err := lease.Pick(lease.Picking{Network: net, HostID: "me", Leases: []lease.Lease{options("fc00:5:0:7::/64").lease()}})
+	_, err := lease.Pick(lease.Picking{Network: net, HostID: "me", Leases: []*lease.Lease{new(options("fc00:5:0:7::/64").lease())}})
 	for _, word := range []string{"IPv6", "/64", "fc00:5:0:7::", "IPv6SubnetMax", "IPv6SubnetLen"} {
 		if err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%v does not say %s", err, word)
@@ -181,21 +181,21 @@ func TestFullSaysHowToEnlarge(t *testing.T) {
 
 func TestLeaseOverTheWholeNetworkBlocksNothing(t *testing.T) {
 	net := network(t, `{"Network":"10.5.0.0/16"}`)
-	if _, err := lease.Pick(lease.Picking{Network: net, Leases: []lease.Lease{options("10.5.0.0/16").lease()}}); err != nil {
+	if _, err := lease.Pick(lease.Picking{Network: net, Leases: []*lease.Lease{new(options("10.5.0.0/16").lease())}}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestOwnerlessLeasesOfAnotherLengthKeepNobodyOut(t *testing.T) {
 	net := network(t, `{"Network":"10.5.0.0/16","SubnetLen":24}`)
-	low, high := options("10.5.0.0/17").lease(), options("10.5.128.0/17").lease()
-	low.Owner, high.Owner = "", ""
 	for i := range 20 {
-		q := lease.Picking{Network: net, HostID: fmt.Sprint("host", i), Leases: []lease.Lease{low}}
+		low, high := options("10.5.0.0/17").lease(), options("10.5.128.0/17").lease()
+		low.Owner, high.Owner = "", ""
+		q := lease.Picking{Network: net, HostID: fmt.Sprint("host", i), Leases: []*lease.Lease{&low}}
 		if p, err := lease.Pick(q); err != nil || low.Subnets.At(addr.IPv4).Overlaps(p.At(addr.IPv4)) {
 			t.Fatalf("picked %v, %v while the other half is free", p, err)
 		}
-		q.Leases = append(q.Leases, high)
+		q.Leases = append(q.Leases, &high)
 		if _, err := lease.Pick(q); err != nil {
 			t.Fatal(err)
 		}

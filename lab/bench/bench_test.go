@@ -54,7 +54,7 @@ func TestOver(t *testing.T) {
 func TestChoose(t *testing.T) {
 	t.Parallel()
 	paths, peers, err := bench.Choose()
-	if err != nil || slices.Contains(paths, "vxlan-nomasq") || !slices.Contains(paths, "udp-bpf") || len(peers) != 2 {
+	if err != nil || !slices.Contains(paths, "vxlan-masq") || !slices.Contains(paths, "udp-bpf") || len(peers) != 2 {
 		t.Errorf("all: %v %v %v", paths, peers, err)
 	}
 	paths, peers, err = bench.Choose("udp", "peers-vxlan")

@@ -39,7 +39,7 @@ func (p *pair) build(ctx context.Context, f *lab.Fabric, index int) error {
 	network := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(50 + index), 0, 0}), 16)
 	var err error
 	if p.backend == "" {
-		err = p.plain.build(ctx, network, p.hosts)
+		err = p.plain.build(ctx, network, p.hosts, p.masq)
 	} else {
 		err = p.daemons(ctx, f, network)
 	}

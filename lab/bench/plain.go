@@ -37,8 +37,16 @@ type end struct {
 	mac    string
 }
 
+// masquerade is what flannel's --ip-masq comes to: packets for the network keep
+// their source.
+const masquerade = `table ip plain { chain postrouting {
+	type nat hook postrouting priority srcnat
+	ip saddr %[1]s ip daddr %[1]s return
+	ip saddr %[1]s ip daddr != 224.0.0.0/4 masquerade
+} }`
+
 // build sets both hosts up, and writes a subnet file for who attaches containers.
-func (p plain) build(ctx context.Context, network netip.Prefix, hosts [2]*lab.Host) error {
+func (p plain) build(ctx context.Context, network netip.Prefix, hosts [2]*lab.Host, masq bool) error {
 	var ends [2]end
 	for i, h := range hosts {
 		base := network.Addr().As4()
@@ -56,6 +64,11 @@ func (p plain) build(ctx context.Context, network netip.Prefix, hosts [2]*lab.Ho
 			peer := ends[1-i]
 			fdb := fmt.Sprintf("fdb append %s dev flannel.1 dst %s\n", peer.mac, peer.host.Underlay(addr.IPv4))
 			if err := e.host.Feed(ctx, fdb, "bridge", "-batch", "-"); err != nil {
+				return fmt.Errorf("plain set-up: %w", err)
+			}
+		}
+		if masq {
+			if err := e.host.Feed(ctx, fmt.Sprintf(masquerade, network), "nft", "-f", "-"); err != nil {
 				return fmt.Errorf("plain set-up: %w", err)
 			}
 		}

@@ -11,38 +11,59 @@ type row struct {
 	name, title, yardstick string
 	backend                string // Backend of the network config; "" is a plain kernel set-up
 	plain                  plain  // if backend is ""
-	masq                   bool   // flanneld runs with --ip-masq, as users of containers do
+	masq                   bool   // packets that leave the network are masqueraded
 	option                 string // key of backend that flanneld must know
 	tunnel                 bool   // the uplink's segmentation makes a difference
-	extra                  bool   // measured only when asked for
 }
 
-// The plain rows, others are compared with.
+// The plain rows, others are compared with. A masquerading rule brings connection
+// tracking, which every packet pays for, so who has one is compared with a kernel
+// that has one.
 const (
-	kernelVXLAN  = "kernel-vxlan"
-	kernelRoutes = "kernel-routes"
+	kernelVXLAN      = "kernel-vxlan"
+	kernelVXLANMasq  = "kernel-vxlan-masq"
+	kernelRoutes     = "kernel-routes"
+	kernelRoutesMasq = "kernel-routes-masq"
 )
 
 // rows are all data paths in the order of the table.
 func rows() []row {
 	return []row{
 		{name: kernelVXLAN, title: "plain kernel VXLAN (iproute2)", yardstick: kernelVXLAN, plain: plainVXLAN, tunnel: true},
-		{name: "vxlan", title: "flannel-ng vxlan", yardstick: kernelVXLAN, backend: `{"Type":"vxlan"}`, masq: true, tunnel: true},
-		{name: "vxlan-nomasq", title: "flannel-ng vxlan, no masquerading", yardstick: kernelVXLAN, backend: `{"Type":"vxlan"}`, tunnel: true, extra: true},
-		{name: kernelRoutes, title: "plain kernel routes (iproute2)", yardstick: kernelRoutes, plain: plainRoutes},
-		{name: "host-gw", title: "flannel-ng host-gw", yardstick: kernelRoutes, backend: `{"Type":"host-gw"}`, masq: true},
-		{name: "host-gw-nomasq", title: "flannel-ng host-gw, no masquerading", yardstick: kernelRoutes, backend: `{"Type":"host-gw"}`, extra: true},
+		{name: "vxlan", title: "flannel-ng vxlan", yardstick: kernelVXLAN, backend: `{"Type":"vxlan"}`, tunnel: true},
 		{
 			name: "udp-off", title: "flannel-ng udp, one packet at a time (Offload off)", yardstick: kernelVXLAN,
-			backend: `{"Type":"udp","Offload":"off","BPF":"off"}`, masq: true, tunnel: true,
+			backend: `{"Type":"udp","Offload":"off","BPF":"off"}`, tunnel: true,
 		},
 		{
 			name: "udp", title: "flannel-ng udp in user space (Offload auto)", yardstick: kernelVXLAN,
-			backend: `{"Type":"udp","Offload":"auto","BPF":"off"}`, masq: true, option: "Offload", tunnel: true,
+			backend: `{"Type":"udp","Offload":"auto","BPF":"off"}`, option: "Offload", tunnel: true,
 		},
 		{
 			name: "udp-bpf", title: "flannel-ng udp in the kernel (BPF auto)", yardstick: kernelVXLAN,
+			backend: `{"Type":"udp","BPF":"auto"}`, option: optionBPF, tunnel: true,
+		},
+		{
+			name: kernelVXLANMasq, title: "plain kernel VXLAN, masquerading", yardstick: kernelVXLANMasq,
+			plain: plainVXLAN, masq: true, tunnel: true,
+		},
+		{
+			name: "vxlan-masq", title: "flannel-ng vxlan, masquerading", yardstick: kernelVXLANMasq,
+			backend: `{"Type":"vxlan"}`, masq: true, tunnel: true,
+		},
+		{
+			name: "udp-bpf-masq", title: "flannel-ng udp in the kernel, masquerading", yardstick: kernelVXLANMasq,
 			backend: `{"Type":"udp","BPF":"auto"}`, masq: true, option: optionBPF, tunnel: true,
+		},
+		{name: kernelRoutes, title: "plain kernel routes (iproute2)", yardstick: kernelRoutes, plain: plainRoutes},
+		{name: "host-gw", title: "flannel-ng host-gw", yardstick: kernelRoutes, backend: `{"Type":"host-gw"}`},
+		{
+			name: kernelRoutesMasq, title: "plain kernel routes, masquerading", yardstick: kernelRoutesMasq,
+			plain: plainRoutes, masq: true,
+		},
+		{
+			name: "host-gw-masq", title: "flannel-ng host-gw, masquerading", yardstick: kernelRoutesMasq,
+			backend: `{"Type":"host-gw"}`, masq: true,
 		},
 	}
 }
@@ -56,13 +77,12 @@ const (
 	peersHostGW = "peers-host-gw"
 )
 
-// choose picks rows by name; none means all but the extra ones. A row brings its
-// yardstick.
+// choose picks rows by name; none means all. A row brings its yardstick.
 func choose(names []string) (paths []row, peers []string, err error) {
 	all := rows()
 	convergence := []string{peersVXLAN, peersHostGW}
 	if len(names) == 0 {
-		return slices.DeleteFunc(all, func(r row) bool { return r.extra }), convergence, nil
+		return all, convergence, nil
 	}
 	wanted := map[string]bool{}
 	for _, name := range names {

@@ -78,8 +78,8 @@ func TestThroughTheStore(t *testing.T) {
 		return throughStore(t, l)
 	}
 	own := of("10.5.1.0-24", "10.5.1.0/24", "198.51.100.1", in.Node.HostID)
-	in.Snapshot.Leases = []lease.Lease{
-		own, of("10.5.2.0-24", "10.5.2.0/24", "198.51.100.2", "c-host"), of("10.5.3.0-24", "10.5.3.0/24", "198.51.100.3", ""),
+	in.Snapshot.Leases = []*lease.Lease{
+		&own, new(of("10.5.2.0-24", "10.5.2.0/24", "198.51.100.2", "c-host")), new(of("10.5.3.0-24", "10.5.3.0/24", "198.51.100.3", "")),
 	}
 	in.Own.State, in.Own.Lease.Lease = lease.Owned, own
 	if again, err := in.Backend.Offer(in.Node, &own); err != nil || again != offer {

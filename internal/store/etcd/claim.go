@@ -232,7 +232,7 @@ func (s *Store) verify(ctx context.Context, h lease.Held, grant kv.LeaseID) erro
 		}
 		return fmt.Errorf("%s was overwritten: %w", h.Key, lease.ErrTaken)
 	}
-	if !e.found {
+	if e.rival == nil {
 		return nil
 	}
 	if err := s.undo(ctx, h); err != nil {

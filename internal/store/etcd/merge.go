@@ -14,22 +14,22 @@ func (v *view) merge() {
 	if len(v.pending) == 0 && len(v.loose) == 0 {
 		return
 	}
-	list := make([]lease.Lease, 0, len(v.list)+len(v.pending))
-	var removed []lease.Lease
+	list := make([]*lease.Lease, 0, len(v.list)+len(v.pending))
+	var removed []*lease.Lease
 	rest := v.list
 	for _, name := range v.ordered() {
-		i, found := slices.BinarySearchFunc(rest, *name, lease.Compare)
+		i, found := slices.BinarySearchFunc(rest, name, lease.Compare)
 		list = append(list, rest[:i]...)
 		rest = rest[i:]
 		now := v.pending[name.Key]
 		var old *lease.Lease
 		if found {
-			old, rest = &rest[0], rest[1:]
+			old, rest = rest[0], rest[1:]
 		}
 		if now != nil {
-			list = append(list, *now)
+			list = append(list, now)
 		} else if old != nil {
-			removed = append(removed, *old)
+			removed = append(removed, old)
 		}
 		v.account(name.Key, old, now)
 	}
@@ -53,7 +53,7 @@ func (v *view) ordered() []*lease.Lease {
 		}
 		names = append(names, l)
 	}
-	slices.SortFunc(names, func(a, b *lease.Lease) int { return lease.Compare(*a, *b) })
+	slices.SortFunc(names, lease.Compare)
 	return names
 }
 
@@ -79,7 +79,7 @@ func (v *view) reassign() {
 			continue
 		}
 		for i := v.first(subnet); i < len(v.list) && v.list[i].Subnets.At(addr.IPv4) == subnet; i++ {
-			v.review(&v.list[i])
+			v.review(i)
 		}
 	}
 	if !ipv6 {
@@ -87,28 +87,31 @@ func (v *view) reassign() {
 	}
 	for i := range v.list {
 		if v.loose[v.list[i].Subnets.At(addr.IPv6)] {
-			v.review(&v.list[i])
+			v.review(i)
 		}
 	}
 }
 
 // first is where leases with this IPv4 subnet begin.
 func (v *view) first(subnet netip.Prefix) int {
-	i, _ := slices.BinarySearchFunc(v.list, subnet, func(l lease.Lease, p netip.Prefix) int {
+	i, _ := slices.BinarySearchFunc(v.list, subnet, func(l *lease.Lease, p netip.Prefix) int {
 		return lease.ComparePrefix(l.Subnets.At(addr.IPv4), p)
 	})
 	return i
 }
 
-func (v *view) review(l *lease.Lease) {
-	before := *l
-	if v.assign(l); *l != before {
+// review gives the i-th of the new list its owner. It may be in pictures that
+// were shown, so it is replaced.
+func (v *view) review(i int) {
+	l := *v.list[i]
+	if v.assign(&l); l != *v.list[i] {
+		v.list[i] = &l
 		v.delta.leases = append(v.delta.leases, l.Key)
 	}
 }
 
 // vanish notes the subnets of removed that no other lease has.
-func (v *view) vanish(removed []lease.Lease) {
+func (v *view) vanish(removed []*lease.Lease) {
 	lost := map[netip.Prefix]bool{}
 	var ipv6 bool
 	for _, l := range removed {

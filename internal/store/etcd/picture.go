@@ -37,7 +37,7 @@ func newPicture(t table) *picture {
 	for key, e := range t.entries {
 		p.set(key, e)
 	}
-	p.order = slices.SortedFunc(maps.Values(p.items), func(a, b *item) int { return lease.Compare(a.Lease, b.Lease) })
+	p.order = slices.SortedFunc(maps.Values(p.items), func(a, b *item) int { return lease.Compare(&a.Lease, &b.Lease) })
 	return p
 }
 
@@ -127,12 +127,12 @@ func (p *picture) alive(host string) bool {
 }
 
 // leases are all, sorted, with their owners.
-func (p *picture) leases() iter.Seq[lease.Lease] {
-	return func(yield func(lease.Lease) bool) {
+func (p *picture) leases() iter.Seq[*lease.Lease] {
+	return func(yield func(*lease.Lease) bool) {
 		for _, l := range p.order {
 			owned := l.Lease
 			owned.Owner = p.owner(l)
-			if !yield(owned) {
+			if !yield(&owned) {
 				return
 			}
 		}
@@ -145,7 +145,7 @@ func (p *picture) judge(h lease.Held) evidence {
 	if l, ok := p.items[subnetsDir+h.Key]; ok {
 		e.owner = p.owner(l)
 	}
-	e.rival, e.found = contender(earlier(p.leases(), h), h.Lease, h.Owner)
+	e.rival = contender(earlier(p.leases(), h), &h.Lease, h.Owner)
 	return e
 }
 
@@ -153,16 +153,16 @@ func (p *picture) judge(h lease.Held) evidence {
 // same subnet in some family, and any overlapping one of a host of ours. An
 // overlapping lease of no owner does not count: one bad entry, 10.0.0.0/8 say,
 // must not keep every host out.
-func contender(all iter.Seq[lease.Lease], me lease.Lease, host string) (lease.Lease, bool) {
+func contender(all iter.Seq[*lease.Lease], me *lease.Lease, host string) *lease.Lease {
 	for l := range all {
-		if l.Key != me.Key && l.Overlaps(me) && l.Owner != host && (l.Owner != "" || sameSubnet(l, me)) {
-			return l, true
+		if l.Key != me.Key && l.Overlaps(*me) && l.Owner != host && (l.Owner != "" || sameSubnet(l, me)) {
+			return l
 		}
 	}
-	return lease.Lease{}, false
+	return nil
 }
 
-func sameSubnet(a, b lease.Lease) bool {
+func sameSubnet(a, b *lease.Lease) bool {
 	for _, f := range addr.Families() {
 		if p := a.Subnets.At(f); p.IsValid() && p == b.Subnets.At(f) {
 			return true

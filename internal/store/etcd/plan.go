@@ -72,7 +72,7 @@ func (pl *plan) create(p *picture, c lease.Claim) error {
 	if pl.old.Mod != 0 {
 		return fmt.Errorf("%s exists: %w", wanted.Key, lease.ErrTaken)
 	}
-	if rival, found := contender(p.leases(), wanted, pl.host); found {
+	if rival := contender(p.leases(), &wanted, pl.host); rival != nil {
 		return fmt.Errorf("%s overlaps %s of %s: %w", wanted.Key, rival.Key, rival.Node(), lease.ErrTaken)
 	}
 	free := place(c.Subnets)

@@ -81,9 +81,9 @@ func (r *recorder) noted(subnets []netip.Prefix) {
 }
 
 // schedule gives this host its turn for each subnet.
-func (r *recorder) schedule(leases []lease.Lease, vanished []netip.Prefix) {
+func (r *recorder) schedule(leases []*lease.Lease, vanished []netip.Prefix) {
 	n := len(leases)
-	own := slices.IndexFunc(leases, func(l lease.Lease) bool { return l.Owner == r.host })
+	own := slices.IndexFunc(leases, func(l *lease.Lease) bool { return l.Owner == r.host })
 	for _, p := range vanished {
 		wait := maxWait
 		if own >= 0 {

@@ -73,8 +73,7 @@ func (s *shared) related(host string, subnets addr.ByFamily[netip.Prefix]) ([]st
 type evidence struct {
 	mod   int64 // of its last write; 0: it is gone
 	owner string
-	rival lease.Lease // of somebody else, and there first
-	found bool        // there is a rival
+	rival *lease.Lease // of somebody else, and there first; nil: nobody
 }
 
 // judge waits until the view shows revision h.Token and then looks at h there.

@@ -28,8 +28,8 @@ const (
 )
 
 // view is what a host follows, grown write by write. What it shows is one
-// sorted slice of leases, never changed, only replaced: a change costs one copy
-// of it, whatever else is in the fabric.
+// sorted slice of leases. Neither it nor any of them is ever changed, only
+// replaced: a change costs one copy of the slice, eight bytes a lease.
 type view struct {
 	kv.Header        // of the last write seen
 	host      string // whose leases are shown at once; "" for nobody
@@ -42,7 +42,7 @@ type view struct {
 	recent map[netip.Prefix]lease.Recent
 	bad    map[string]string // key to reason
 
-	list    []lease.Lease
+	list    []*lease.Lease
 	pending map[string]*lease.Lease // by lease key, differs from list; nil: gone
 	loose   map[netip.Prefix]bool   // their claims changed since list was made
 	shown   lease.Snapshot          // Bad and Recent as last made; nil: make anew
@@ -229,11 +229,11 @@ func (v *view) lease(name string) *lease.Lease {
 	if err != nil {
 		return nil
 	}
-	i, ok := slices.BinarySearchFunc(v.list, lease.Lease{Key: name, Subnets: subnets}, lease.Compare)
+	i, ok := slices.BinarySearchFunc(v.list, &lease.Lease{Key: name, Subnets: subnets}, lease.Compare)
 	if !ok {
 		return nil
 	}
-	return &v.list[i]
+	return v.list[i]
 }
 
 // settle gives the leases of a batch their owners and says how long the batch
@@ -317,13 +317,13 @@ func (v *view) judge(h lease.Held) evidence {
 	if l := v.lease(h.Key); l != nil {
 		e.owner = l.Owner
 	}
-	e.rival, e.found = contender(earlier(slices.Values(v.list), h), h.Lease, h.Owner)
+	e.rival = contender(earlier(slices.Values(v.list), h), &h.Lease, h.Owner)
 	return e
 }
 
 // earlier are those of all that were there before h.
-func earlier(all iter.Seq[lease.Lease], h lease.Held) iter.Seq[lease.Lease] {
-	return func(yield func(lease.Lease) bool) {
+func earlier(all iter.Seq[*lease.Lease], h lease.Held) iter.Seq[*lease.Lease] {
+	return func(yield func(*lease.Lease) bool) {
 		for l := range all {
 			if l.Created < h.Created && !yield(l) {
 				return
@@ -338,8 +338,7 @@ func (v *view) related(host string, subnets addr.ByFamily[netip.Prefix]) []strin
 	v.merge()
 	var keys []string
 	wanted := lease.Lease{Subnets: subnets}
-	for i := range v.list {
-		l := &v.list[i]
+	for _, l := range v.list {
 		if l.Owner != host && !l.Overlaps(wanted) {
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 type album struct {
 	mu       sync.Mutex
 	pictures []lease.Snapshot
+	shown    [][]lease.Lease // as pictures were when they came
 }
 
 // collect follows s until the test ends.
@@ -36,10 +37,27 @@ func collect(t *testing.T, s *etcd.Store) *album {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.pictures = append(a.pictures, p)
+			a.shown = append(a.shown, values(p))
 		})
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		for i, p := range a.pictures {
+			if !slices.Equal(values(p), a.shown[i]) {
+				t.Errorf("picture %d was changed after it was shown", i)
+			}
+		}
+	})
 	return a
+}
+
+func values(p lease.Snapshot) []lease.Lease {
+	var out []lease.Lease
+	for _, l := range p.Leases {
+		out = append(out, *l)
+	}
+	return out
 }
 
 // all are the pictures once everybody waits.
@@ -76,8 +94,9 @@ func differing(a, b lease.Snapshot) []string {
 	index := func(s lease.Snapshot) map[string]lease.Lease {
 		m := map[string]lease.Lease{}
 		for _, l := range s.Leases {
-			l.Modified = 0
-			m[l.Key] = l
+			same := *l
+			same.Modified = 0
+			m[l.Key] = same
 		}
 		return m
 	}
@@ -281,7 +300,7 @@ func TestListInPages(t *testing.T) {
 			t.Errorf("at the end %d leases, want two less and two more than %d", len(last.Leases), hosts)
 		}
 		want, err := etcd.NewClient(w.conn("h2"), prefix).Snapshot(t.Context())
-		if err != nil || !slices.Equal(want.Leases, got[len(got)-1].Leases) {
+		if err != nil || !reflect.DeepEqual(want.Leases, got[len(got)-1].Leases) {
 			t.Errorf("a snapshot has %d leases, %v", len(want.Leases), err)
 		}
 	})

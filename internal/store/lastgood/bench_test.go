@@ -38,7 +38,7 @@ func BenchmarkSave(b *testing.B) {
 		}
 		l.Subnets.Put(addr.IPv4, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
 		l.Public.Put(addr.IPv4, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
-		p.Leases = append(p.Leases, l)
+		p.Leases = append(p.Leases, &l)
 	}
 	o := lastgood.Options{Path: filepath.Join(b.TempDir(), "picture"), Identity: "x"}
 	b.ReportAllocs()

@@ -71,7 +71,7 @@ type expired struct {
 	Until  time.Time    `json:"until"`
 }
 
-func newRecord(l lease.Lease) record {
+func newRecord(l *lease.Lease) record {
 	return record{
 		Key: l.Key, Subnets: both(l.Subnets), Public: both(l.Public),
 		Backend: l.Offer.Backend, Data: both(l.Offer.Data), Extra: l.Offer.Extra,
@@ -90,7 +90,7 @@ func (p *picture) snapshot() lease.Snapshot {
 		s.Config = []byte(*p.Config)
 	}
 	for _, r := range p.Leases {
-		s.Leases = append(s.Leases, lease.Lease{
+		s.Leases = append(s.Leases, &lease.Lease{
 			Key: r.Key, Subnets: pair(r.Subnets), Public: pair(r.Public),
 			Offer: lease.Offer{Backend: r.Backend, Data: pair(r.Data), Extra: r.Extra},
 			Owner: r.Owner, Reserved: r.Reserved, Created: r.Created, Modified: r.Modified,

@@ -56,7 +56,7 @@ func (s *script) Release(context.Context, lease.Held) error { return errInner }
 func live(cluster string, rev int64) lease.Snapshot {
 	return lease.Snapshot{
 		Cluster: cluster, Epoch: 3, Rev: rev, Synced: true, Config: []byte(`{"Network":"10.5.0.0/16"}`),
-		Leases: []lease.Lease{{
+		Leases: []*lease.Lease{{
 			Key: "10.5.1.0-24&fc00:5:0:1::-64", Subnets: storetest.Subnets("10.5.1.0/24", "fc00:5:0:1::/64"),
 			Public: storetest.Public("192.0.2.1"), Owner: "h1", Reserved: true, Created: 2, Modified: 3,
 			Offer: lease.Offer{Backend: "vxlan", Data: addr.Pair(`{"VNI":1}`, ""), Extra: `{"udp":{"bpf":1}}`},

@@ -30,7 +30,7 @@ type Fabric struct {
 	mu        sync.Mutex
 	rev       int64
 	config    []byte
-	leases    []lease.Lease // sorted by lease.Compare
+	leases    []*lease.Lease // sorted by lease.Compare
 	addresses map[netip.Addr]string
 	alive     map[string]bool
 	changed   chan struct{} // closed at the next change
@@ -80,11 +80,11 @@ func (f *Fabric) commit() {
 }
 
 func (f *Fabric) find(key string) (lease.Lease, bool) {
-	i := slices.IndexFunc(f.leases, func(l lease.Lease) bool { return l.Key == key })
+	i := slices.IndexFunc(f.leases, func(l *lease.Lease) bool { return l.Key == key })
 	if i < 0 {
 		return lease.Lease{}, false
 	}
-	return f.leases[i], true
+	return *f.leases[i], true
 }
 
 // store writes l as one revision. Pictures share the slice, so it is copied.
@@ -96,14 +96,14 @@ func (f *Fabric) store(l lease.Lease) lease.Lease {
 		l.Created = old.Created
 	}
 	others := f.without(l.Key)
-	i, _ := slices.BinarySearchFunc(others, l, lease.Compare)
-	f.leases = slices.Insert(others, i, l)
+	i, _ := slices.BinarySearchFunc(others, &l, lease.Compare)
+	f.leases = slices.Insert(others, i, &l)
 	f.commit()
 	return l
 }
 
-func (f *Fabric) without(key string) []lease.Lease {
-	return slices.DeleteFunc(slices.Clone(f.leases), func(l lease.Lease) bool { return l.Key == key })
+func (f *Fabric) without(key string) []*lease.Lease {
+	return slices.DeleteFunc(slices.Clone(f.leases), func(l *lease.Lease) bool { return l.Key == key })
 }
 
 func (f *Fabric) remove(key string) {
@@ -221,7 +221,7 @@ func (f *Fabric) mayCreate(wanted lease.Lease, exists bool) error {
 	for _, l := range f.leases {
 		// A foreign lease of another length is bad or beaten; see the etcd
 		// store.
-		if l.Overlaps(wanted) && l.Owner != wanted.Owner && (l.Owner != "" || same(l, wanted)) {
+		if l.Overlaps(wanted) && l.Owner != wanted.Owner && (l.Owner != "" || same(*l, wanted)) {
 			return fmt.Errorf("%s overlaps %s of %s: %w", wanted.Key, l.Key, l.Node(), lease.ErrTaken)
 		}
 	}
@@ -281,7 +281,7 @@ func (h *Host) Release(ctx context.Context, held lease.Held) error {
 		return fmt.Errorf("release %s: %w", key, lease.ErrTaken)
 	}
 	f.remove(key)
-	owns := func(l lease.Lease) bool { return l.Owner == h.id }
+	owns := func(l *lease.Lease) bool { return l.Owner == h.id }
 	if !slices.ContainsFunc(f.leases, owns) {
 		f.bind(h.id, addr.ByFamily[netip.Addr]{})
 	}

@@ -214,7 +214,7 @@ func testCreate(t *testing.T, f Fabric) {
 		t.Errorf("expires in %v", left)
 	}
 	s := v.Await(t, "the lease", count(1))
-	if got := s.Leases[0]; got != h.Lease {
+	if got := *s.Leases[0]; got != h.Lease {
 		t.Errorf("picture has %+v\nheld is    %+v", got, h.Lease)
 	}
 	if s.Rev < int64(h.Token) {
@@ -284,7 +284,7 @@ func testRenew(t *testing.T, f Fabric) {
 		t.Errorf("%d grants after renewing, %d before: old ones are not revoked", f.Grants(t), grants)
 	}
 	s := Watch(t, h1).Await(t, "the lease", count(1))
-	if got := s.Leases[0]; got != h.Lease {
+	if got := *s.Leases[0]; got != h.Lease {
 		t.Errorf("picture has %+v\nheld is    %+v", got, h.Lease)
 	}
 }
@@ -319,7 +319,7 @@ func testExtra(t *testing.T, f Fabric) {
 			t.Errorf("extra %q is held as %q", tc.extra, h.Offer.Extra)
 		}
 		s := v.Await(t, "the claim", func(s lease.Snapshot) bool { return s.Rev >= int64(h.Token) })
-		if len(s.Leases) != 1 || s.Leases[0] != h.Lease || len(s.Bad) != 0 {
+		if len(s.Leases) != 1 || *s.Leases[0] != h.Lease || len(s.Bad) != 0 {
 			t.Errorf("picture has %+v, bad %v\nheld is    %+v", s.Leases, s.Bad, h.Lease)
 		}
 		c.Token = h.Token
