@@ -39,7 +39,12 @@ type Convergence struct {
 	Change99  float64 `json:"change99"`  // ms, 99th percentile
 	ChangeCPU float64 `json:"changeCPU"` // ms of CPU for each
 
-	Repair  Seconds `json:"repair"`  // until all routes are back after the link went down
+	Burst50  float64 `json:"burst50"`  // ms from the store's answer to the route in a burst, median
+	Burst99  float64 `json:"burst99"`  // ms, 99th percentile
+	BurstCPU float64 `json:"burstCPU"` // share of one CPU meanwhile
+
+	Down    Seconds `json:"down"`    // that the kernel takes to set the link down
+	Repair  Seconds `json:"repair"`  // until all routes are back from then on
 	Leaving Seconds `json:"leaving"` // until the last route of half of the peers is gone
 	Relist  int     `json:"relist"`  // kernel objects written after a compaction forced a new list
 }
@@ -48,6 +53,13 @@ type Convergence struct {
 const (
 	coldStarts    = 3
 	singleChanges = 100
+
+	bursting   = 30 * time.Second
+	burstEvery = 25 * time.Millisecond
+	burstGroup = 25 // changes each time: 1,000 a second
+	burstStay  = 10 // groups that are there at once
+	// guests are all who come besides the peers.
+	guests = singleChanges + 1 + int(bursting/burstEvery/2)*burstGroup
 )
 
 // crowd is a convergence row at work.
@@ -64,8 +76,8 @@ type crowd struct {
 
 // convergence measures one row.
 func (b *Bench) convergence(ctx context.Context, name string) (err error) {
-	if b.Peers > maxPeers {
-		return fmt.Errorf("%d peers: at most %d", b.Peers, maxPeers)
+	if most := maxPeers - guests; b.Peers > most {
+		return fmt.Errorf("%d peers: at most %d", b.Peers, most)
 	}
 	f, err := lab.New(ctx, lab.Options{
 		Hosts: 2, Families: []addr.Family{addr.IPv4}, Underlay: lab.L2, Wide: true, Binaries: b.Binaries,
@@ -84,7 +96,7 @@ func (b *Bench) convergence(ctx context.Context, name string) (err error) {
 	defer func() { err = errors.Join(err, c.watch.close()) }()
 	c.into = &Convergence{Backend: c.backend, Peers: b.Peers}
 	for _, step := range []func(context.Context) error{
-		c.populate, c.starts, c.rest, c.changes, c.repair, c.relist, c.leaving,
+		c.populate, c.starts, c.rest, c.changes, c.burst, c.repair, c.relist, c.leaving,
 	} {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("%s: %w\n%s", name, err, tail(c.host.Log()))

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/flannel-ng/flannel-ng/lab"
 )
 
@@ -94,6 +96,71 @@ func (c *crowd) change(ctx context.Context, i int) (time.Duration, error) {
 	return max(at.Sub(begin), 0), err // the route may be there before the answer is here
 }
 
+// burst has peers join and leave by turns, 1,000 a second in all.
+func (c *crowd) burst(ctx context.Context) error {
+	c.bench.progress("%s: 1,000 changes a second for %s", c.backend, bursting)
+	before, err := threadTime(c.host.DaemonPID())
+	if err != nil {
+		return err
+	}
+	first := c.into.Peers + singleChanges + 1
+	c.watch.expect(subnets(first, c.into.Peers+guests))
+	tick := time.NewTicker(burstEvery)
+	defer tick.Stop()
+	asked := map[netip.Prefix]time.Time{}
+	groups := (guests - singleChanges - 1) / burstGroup
+	for n := range groups + burstStay {
+		if n < groups {
+			<-tick.C
+			if err := c.group(ctx, first+n*burstGroup, asked); err != nil {
+				return err
+			}
+		}
+		if n >= burstStay {
+			<-tick.C
+			if err := c.group(ctx, first+(n-burstStay)*burstGroup, nil); err != nil {
+				return err
+			}
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if _, err := c.watch.await(wait); err != nil {
+		return err
+	}
+	after, err := threadTime(c.host.DaemonPID())
+	if err != nil {
+		return err
+	}
+	var delays []float64
+	for subnet, at := range c.watch.times() {
+		delays = append(delays, max(0, at.Sub(asked[subnet]).Seconds()*1000))
+	}
+	c.into.Burst50, c.into.Burst99 = quantile(delays, 0.5), quantile(delays, 0.99)
+	c.into.BurstCPU = (after - before).Seconds() / bursting.Seconds()
+	return nil
+}
+
+// group lets a group of peers join, and notes when the store said so, or leave.
+func (c *crowd) group(ctx context.Context, first int, asked map[netip.Prefix]time.Time) error {
+	var ops []clientv3.Op
+	for i := first; i < first+burstGroup; i++ {
+		key, value := c.lease(i)
+		if asked != nil {
+			ops = append(ops, clientv3.OpPut(key, value))
+		} else {
+			ops = append(ops, clientv3.OpDelete(key))
+		}
+	}
+	if _, err := c.etcd.Client.Txn(ctx).Then(ops...).Commit(); err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	for i := first; asked != nil && i < first+burstGroup; i++ {
+		asked[peerAt(i).subnet] = time.Now()
+	}
+	return nil
+}
+
 // repair takes the link down under the daemon, which drops all routes without
 // telling of each.
 func (c *crowd) repair(ctx context.Context) error {
@@ -108,15 +175,16 @@ func (c *crowd) repair(ctx context.Context) error {
 		}
 	}
 	c.watch.expect(c.all) // the kernel drops them without a word, and tells of each that is new
-	begin := time.Now()
+	before := time.Now()
 	if err := c.host.IP(ctx, lines...); err != nil {
 		return err
 	}
+	begin := time.Now()
 	last, err := c.watch.await(wait)
 	if err != nil {
 		return err
 	}
-	c.into.Repair = seconds(last.Sub(begin))
+	c.into.Down, c.into.Repair = seconds(begin.Sub(before)), seconds(max(0, last.Sub(begin)))
 	return c.verify(ctx)
 }
 

@@ -177,7 +177,12 @@ func convergenceLines() []convergenceLine {
 			return fmt.Sprintf("%.1f, %.1f", c.Change50, c.Change99)
 		}},
 		{"CPU for that, ms", func(c Convergence) string { return fmt.Sprintf("%.1f", c.ChangeCPU) }},
-		{"link goes down: all routes back after, s", func(c Convergence) string { return fmt.Sprintf("%.2f", float64(c.Repair)) }},
+		{"1,000 changes/s for 30 s: event to route p50, p99, ms", func(c Convergence) string {
+			return fmt.Sprintf("%.1f, %.1f", c.Burst50, c.Burst99)
+		}},
+		{"CPU for that", func(c Convergence) string { return fmt.Sprintf("%.0f %%", 100*c.BurstCPU) }},
+		{"link goes down: the kernel's own time for it, s", func(c Convergence) string { return fmt.Sprintf("%.2f", float64(c.Down)) }},
+		{"from then until all routes are back, s", func(c Convergence) string { return fmt.Sprintf("%.2f", float64(c.Repair)) }},
 		{"half of the peers leave: last route gone after, s", func(c Convergence) string { return fmt.Sprintf("%.2f", float64(c.Leaving)) }},
 		{"list read again after compaction: kernel objects written", func(c Convergence) string { return fmt.Sprint(c.Relist) }},
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type watch struct {
 
 	mu      sync.Mutex
 	pending map[netip.Prefix]bool
+	came    map[netip.Prefix]time.Time
 	last    time.Time     // when the last of them came
 	all     chan struct{} // closed when none is pending
 	lost    error         // the kernel's queue for us was full
@@ -91,7 +93,7 @@ func (w *watch) heard(messages []byte) {
 		}
 		if subnet, ok := newRoute(messages[:length]); ok && w.pending[subnet] {
 			delete(w.pending, subnet)
-			w.last = now
+			w.last, w.came[subnet] = now, now
 			if len(w.pending) == 0 {
 				close(w.all)
 			}
@@ -125,10 +127,17 @@ func newRoute(msg []byte) (netip.Prefix, bool) {
 func (w *watch) expect(subnets []netip.Prefix) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pending, w.all = map[netip.Prefix]bool{}, make(chan struct{})
+	w.pending, w.came, w.all = map[netip.Prefix]bool{}, map[netip.Prefix]time.Time{}, make(chan struct{})
 	for _, s := range subnets {
 		w.pending[s] = true
 	}
+}
+
+// times says when each of the expected routes came.
+func (w *watch) times() map[netip.Prefix]time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.came)
 }
 
 // await returns when the last of the expected routes came.

@@ -28,7 +28,7 @@ const (
 	// copying is what a picture of one more lease costs: pictures come at least
 	// that time the number of leases apart, so that a burst of changes becomes a
 	// few pictures.
-	copying    = time.Microsecond
+	copying    = 100 * time.Nanosecond
 	copyingMax = 50 * time.Millisecond
 
 	// doubtEvery bounds re-lists because of doubt.
