@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync/atomic"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/backend/udp"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/driver/fastpath"
+	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/keeper"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -66,14 +68,26 @@ func (w *world) Ask(a lease.Ask) { w.keeper.Ask(a) }
 func (w *world) Own() lease.Holding { return w.keeper.Holding() }
 
 // Node implements engine.World. One goroutine at a time calls it.
-func (w *world) Node(ctx context.Context, families []addr.Family, again bool) (facts.Node, error) {
-	if !again && w.node != nil {
-		n, ok, err := w.known(ctx)
-		if err != nil || ok {
+func (w *world) Node(ctx context.Context, families []addr.Family, depth engine.Depth) (facts.Node, error) {
+	if w.node != nil && depth == engine.Known {
+		if n, ok, err := w.known(ctx); err != nil || ok {
 			return n, err
 		}
 	}
-	return w.read(ctx, families)
+	n, err := w.host(ctx, families)
+	if err != nil {
+		return facts.Node{}, err
+	}
+	if w.node != nil && depth == engine.Host {
+		n.Routes = w.node.Routes
+		n.Startup, n.StartupPending = w.node.Startup, w.node.StartupPending
+		if reflect.DeepEqual(n, *w.node) {
+			if n, ok, err := w.known(ctx); err != nil || ok {
+				return n, err
+			}
+		}
+	}
+	return w.survey(ctx, n)
 }
 
 // known is the last node, if it tells all about the peers of the picture.
@@ -107,8 +121,8 @@ func (w *world) adjacency(links []facts.Link, uplink facts.Link, targets []netip
 	return probe.Lookup{Links: links, Skip: w.ours, Uplink: uplink.Name, Targets: targets}
 }
 
-// read reads all facts.
-func (w *world) read(ctx context.Context, families []addr.Family) (facts.Node, error) {
+// host reads all facts but the routes to peers.
+func (w *world) host(ctx context.Context, families []addr.Family) (facts.Node, error) {
 	links, err := probe.Links(ctx)
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read links: %w", err)
@@ -118,19 +132,21 @@ func (w *world) read(ctx context.Context, families []addr.Family) (facts.Node, e
 		return facts.Node{}, err
 	}
 	n, err := w.uplink(ctx, links, families)
-	if err != nil {
-		return facts.Node{}, err
-	}
-	w.asked = w.peers()
-	if n.Routes, err = probe.RoutesTo(ctx, w.adjacency(links, n.Uplink, publics(w.asked))); err != nil {
+	n.HostID, n.Forwards, n.FastPath = w.hostID, forwards, w.ability()
+	return n, err
+}
+
+// survey reads the routes to all peers, and makes n the last node.
+func (w *world) survey(ctx context.Context, n facts.Node) (facts.Node, error) {
+	peers := w.peers()
+	var err error
+	if n.Routes, err = probe.RoutesTo(ctx, w.adjacency(n.Links, n.Uplink, publics(peers))); err != nil {
 		return facts.Node{}, fmt.Errorf("read routes to peers: %w", err)
 	}
-	n.HostID, n.Forwards = w.hostID, forwards
 	n.Startup, n.StartupPending = w.printed()
-	n.FastPath = w.ability()
 	w.tell(n)
 	w.carry(n)
-	w.node = &n
+	w.node, w.asked = &n, peers
 	w.shown.Store(&n)
 	return n, nil
 }

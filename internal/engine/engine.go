@@ -63,6 +63,7 @@ type Engine struct {
 	warnings []string
 
 	table  *table // what is wanted for peers
+	large  bool   // a pass made a whole fabric, and none rested since
 	mirror mirror // what is known of the kernel
 	pace   pace   // when the next pass may be, and must
 
@@ -114,6 +115,8 @@ const (
 	wakeFacts
 	// wakeDoubt: the kernel may not be as the last pass left it.
 	wakeDoubt
+	// wakeTick: it is time to look after what no notification tells of.
+	wakeTick
 )
 
 // Ring asks for a pass soon: facts, the holding, or something that no
@@ -237,7 +240,7 @@ func (e *Engine) Plan(ctx context.Context) ([]report.Change, error) {
 // Preview is a pass that changes nothing. It must not be called while Run runs:
 // that is what Plan is for.
 func (e *Engine) Preview(ctx context.Context) ([]report.Change, error) {
-	in, reason, err := e.look(ctx, true)
+	in, reason, err := e.look(ctx, All)
 	if err != nil {
 		return nil, err
 	}
@@ -270,9 +273,7 @@ func trusted(s lease.Snapshot) bool {
 
 // look gathers the inputs of a pass. reason says what is still missing; what is
 // known by then is in the inputs.
-//
-// Without again, facts that nobody said have changed are those of the last pass.
-func (e *Engine) look(ctx context.Context, again bool) (in Inputs, reason string, err error) {
+func (e *Engine) look(ctx context.Context, depth Depth) (in Inputs, reason string, err error) {
 	snap, ok := e.cfg.World.Snapshot()
 	if !ok {
 		return in, "waiting for the store", nil
@@ -282,7 +283,7 @@ func (e *Engine) look(ctx context.Context, again bool) (in Inputs, reason string
 	if reason := e.configure(snap.Config); reason != "" {
 		return in, reason, nil
 	}
-	node, err := e.cfg.World.Node(ctx, e.network.Families(), again)
+	node, err := e.cfg.World.Node(ctx, e.network.Families(), depth)
 	switch {
 	case err == nil:
 	case e.base.Pass.Passes == 0:

@@ -45,7 +45,7 @@ func (w *world) Snapshot() (lease.Snapshot, bool) {
 	return *w.snap, true
 }
 
-func (w *world) Node(context.Context, []addr.Family, bool) (facts.Node, error) {
+func (w *world) Node(context.Context, []addr.Family, engine.Depth) (facts.Node, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.node, w.err

@@ -33,7 +33,7 @@ func (p *pace) take(rung *atomic.Uint32, now time.Time) wake {
 	switch {
 	case p.tick:
 		p.idle = 0
-		why |= wakeFacts
+		why |= wakeTick
 	case why&^wakePicture == 0:
 	case now.Before(p.hold):
 		p.held = true

@@ -89,15 +89,23 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 		e.lookedAt, e.conditions = p.start, e.cfg.Conditions(ctx, &p.host.set)
 	}
 	e.publish(p)
-	if p.out.Size() > scopeLimit {
-		debug.FreeOSMemory() // a host with a whole fabric to make never needs as much again
-	}
+	e.giveBack(p)
 	return nil
+}
+
+// giveBack returns memory to the kernel after a pass that made a whole fabric,
+// which never takes as much again: at once, and when all that came of it is done.
+func (e *Engine) giveBack(p passed) {
+	large := p.out.Size() > scopeLimit
+	if large || e.large && p.why&wakeTick != 0 {
+		debug.FreeOSMemory()
+		e.large = large
+	}
 }
 
 // desire finds what the host's own objects should be, or why that is not known.
 func (e *Engine) desire(ctx context.Context, p *passed) (reason string, err error) {
-	p.in, reason, err = e.look(ctx, p.whole || p.why&wakeFacts != 0)
+	p.in, reason, err = e.look(ctx, p.depth())
 	if err != nil || reason != "" {
 		return reason, err
 	}
@@ -105,6 +113,17 @@ func (e *Engine) desire(ctx context.Context, p *passed) (reason string, err erro
 		return err.Error(), nil //nolint:nilerr // it is the reason
 	}
 	return "", nil
+}
+
+func (p *passed) depth() Depth {
+	switch {
+	case p.whole || p.why&wakeFacts != 0:
+		return All
+	case p.why&wakeTick != 0:
+		return Host
+	default:
+		return Known
+	}
 }
 
 // note takes in what came of a pass, and writes subnet.env if that may be.
@@ -176,7 +195,7 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 
 // scope finds what a pass has to look at when the mirror holds; false: all.
 func (e *Engine) scope(p *passed) bool {
-	p.scope = reconcile.Scope{Want: &state.Set{}, Gone: p.delta.gone, Rest: p.why&wakeFacts != 0}
+	p.scope = reconcile.Scope{Want: &state.Set{}, Gone: p.delta.gone, Rest: p.why&(wakeFacts|wakeTick) != 0}
 	if p.delta.more || p.delta.size() > scopeLimit {
 		return false
 	}

@@ -8,15 +8,27 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 )
 
+// Depth says how much of the host's facts is to be read anew.
+type Depth uint8
+
+const (
+	// Known: they may be those of the last call, with what a new picture asks
+	// for besides.
+	Known Depth = iota
+	// Host: all but the routes to peers, of which there may be many. Those too,
+	// if anything else is not as it was.
+	Host
+	// All of them.
+	All
+)
+
 // World is what the loop looks at and asks of. All methods but Node return at
 // once.
 type World interface {
 	// Snapshot is the latest picture of the store; false before the first.
 	Snapshot() (lease.Snapshot, bool)
-	// Node gives the facts of this host for the enabled families. Unless they
-	// are to be read again, they may be those of the last call, with what a new
-	// picture asks for besides.
-	Node(ctx context.Context, families []addr.Family, again bool) (facts.Node, error)
+	// Node gives the facts of this host for the enabled families.
+	Node(ctx context.Context, families []addr.Family, depth Depth) (facts.Node, error)
 	// Ask tells the keeper what to hold a lease for. Idempotent.
 	Ask(a lease.Ask)
 	// Own is the holding that the keeper has now.

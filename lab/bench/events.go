@@ -15,11 +15,12 @@ import (
 	"github.com/flannel-ng/flannel-ng/lab"
 )
 
-// settle is how long a host is left alone before it is measured at rest, and
-// resting how long that takes.
+// settle is how long a host is left alone before it is measured at rest: longer
+// than its period of five seconds, at whose end it tidies up. resting is how long
+// that takes.
 const (
-	settle  = 2 * time.Second
-	resting = 4 * time.Second
+	settle  = 7 * time.Second
+	resting = 11 * time.Second
 )
 
 // Single changes of a slow daemon are cut short, so that the run has an end.
