@@ -12,13 +12,13 @@ import (
 type Depth uint8
 
 const (
-	// Known: they may be those of the last call, with what a new picture asks
-	// for besides.
+	// Known allows those of the last call, with what a new picture asks for
+	// besides.
 	Known Depth = iota
-	// Host: all but the routes to peers, of which there may be many. Those too,
-	// if anything else is not as it was.
+	// Host is all but the routes to peers, of which there may be many. Those
+	// too, if anything else is not as it was.
 	Host
-	// All of them.
+	// All is everything.
 	All
 )
 

@@ -57,26 +57,29 @@ func (p plain) build(ctx context.Context, network netip.Prefix, hosts [2]*lab.Ho
 		}
 	}
 	for i, e := range ends {
-		if err := e.host.IP(ctx, p.lines(e, ends[1-i])...); err != nil {
+		if err := p.make(ctx, network, e, ends[1-i]); err != nil {
 			return fmt.Errorf("plain set-up: %w", err)
-		}
-		if p == plainVXLAN {
-			peer := ends[1-i]
-			fdb := fmt.Sprintf("fdb append %s dev flannel.1 dst %s\n", peer.mac, peer.host.Underlay(addr.IPv4))
-			if err := e.host.Feed(ctx, fdb, "bridge", "-batch", "-"); err != nil {
-				return fmt.Errorf("plain set-up: %w", err)
-			}
 		}
 		if masq {
 			if err := e.host.Feed(ctx, fmt.Sprintf(masquerade, network), "nft", "-f", "-"); err != nil {
 				return fmt.Errorf("plain set-up: %w", err)
 			}
 		}
-		if err := p.subnetFile(network, e); err != nil {
+	}
+	return nil
+}
+
+func (p plain) make(ctx context.Context, network netip.Prefix, self, peer end) error {
+	if err := self.host.IP(ctx, p.lines(self, peer)...); err != nil {
+		return err
+	}
+	if p == plainVXLAN {
+		fdb := fmt.Sprintf("fdb append %s dev flannel.1 dst %s\n", peer.mac, peer.host.Underlay(addr.IPv4))
+		if err := self.host.Feed(ctx, fdb, "bridge", "-batch", "-"); err != nil {
 			return err
 		}
 	}
-	return nil
+	return p.subnetFile(network, self)
 }
 
 func (p plain) lines(self, peer end) []string {
@@ -96,12 +99,9 @@ func (p plain) lines(self, peer end) []string {
 func (p plain) subnetFile(network netip.Prefix, e end) error {
 	path := e.host.Path(e.host.SubnetFile())
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("plain set-up: %w", err)
+		return err
 	}
 	text := fmt.Sprintf("FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=%s\nFLANNEL_MTU=%d\nFLANNEL_IPMASQ=false\n",
 		network, netip.PrefixFrom(e.subnet.Addr().Next(), e.subnet.Bits()), p.mtu())
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("plain set-up: %w", err)
-	}
-	return nil
+	return os.WriteFile(path, []byte(text), 0o644)
 }
