@@ -39,11 +39,14 @@ type end struct {
 
 // masquerade is what flannel's --ip-masq comes to: packets for the network keep
 // their source.
-const masquerade = `table ip plain { chain postrouting {
-	type nat hook postrouting priority srcnat
-	ip saddr %[1]s ip daddr %[1]s return
-	ip saddr %[1]s ip daddr != 224.0.0.0/4 masquerade
-} }`
+const masquerade = `table ip plain {
+	chain postrouting {
+		type nat hook postrouting priority srcnat
+		ip saddr %[1]s ip daddr %[1]s return
+		ip saddr %[1]s ip daddr != 224.0.0.0/4 masquerade
+	}
+}
+`
 
 // build sets both hosts up, and writes a subnet file for who attaches containers.
 func (p plain) build(ctx context.Context, network netip.Prefix, hosts [2]*lab.Host, masq bool) error {
