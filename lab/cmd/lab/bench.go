@@ -34,7 +34,7 @@ func benchFlags(args []string) (o bench.Options, file string, err error) {
 	flags.IntVar(&o.Peers, "peers", 20000, "peers in the rows of convergence")
 	rows := flags.String("rows", "", "rows to measure, separated by commas; none is all")
 	flags.StringVar(&file, "out", "bin/bench/bench.json", "file for the result")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return o, "", err
 	}
 	if o.Rounds < 1 || o.Peers < 10 {

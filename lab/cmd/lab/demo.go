@@ -59,7 +59,7 @@ func demoFlags(args []string) (o lab.Options, keep bool, err error) {
 	hosts := flags.Int("hosts", 3, "number of hosts, at least 2")
 	flags.StringVar(&o.Backend, "backend", "vxlan", "type of the backend: vxlan, host-gw, udp")
 	flags.BoolVar(&keep, "keep", false, "keep the fabric until Ctrl-C")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return o, false, err
 	}
 	o.Hosts, o.Firewall, o.Underlay = *hosts, lab.Firewall(*firewall), lab.L2

@@ -20,7 +20,7 @@ func tortureTest(ctx context.Context, args []string) error {
 	flags.BoolVar(&o.Full, "full", true, "every size and jumbo underlays")
 	flags.StringVar(&o.Groups, "groups", "", "regular expression of the subjects to run")
 	paths := flags.String("paths", "", "data paths to combine, separated by commas: vxlan, reference, user, kernel")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return err
 	}
 	if *paths != "" {
