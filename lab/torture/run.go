@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -35,11 +37,46 @@ type Tally struct {
 	Details    []string // of the first mismatches of each group
 }
 
+// outcome is the line of progress after the combination's name.
+func (t Tally) outcome(took time.Duration) string {
+	if t.Left != "" {
+		return "not run: " + t.Left
+	}
+	return fmt.Sprintf("%d sent, %d mismatches, %.1f s", t.Sent, t.Mismatches, took.Seconds())
+}
+
 // details is how many mismatches of a group are told.
 const details = 3
 
+var errNoSuch = errors.New("no such thing to run")
+
+// check refuses what would run nothing, and so find no mismatch.
+func (o Options) check() error {
+	var names []string
+	for _, c := range carriers() {
+		names = append(names, c.name)
+	}
+	for _, n := range o.Paths {
+		if !slices.Contains(names, n) {
+			return fmt.Errorf("path %q: %w; there are %s", n, errNoSuch, strings.Join(names, ", "))
+		}
+	}
+	some, err := matching(o.Groups)
+	if err != nil || len(some) > 0 {
+		return err
+	}
+	names = nil
+	for _, g := range groups() {
+		names = append(names, g.name)
+	}
+	return fmt.Errorf("groups %q: %w; there are %s", o.Groups, errNoSuch, strings.Join(names, ", "))
+}
+
 // Run sends everything through all combinations.
 func Run(ctx context.Context, o Options) ([]Tally, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	var all []Tally
 	for _, s := range stages(o) {
 		t := Tally{Name: s.String(), Uplink: s.uplink}
@@ -48,8 +85,7 @@ func Run(ctx context.Context, o Options) ([]Tally, error) {
 		if errors.Is(err, errUnknown) {
 			t.Left, err = err.Error(), nil
 		}
-		_, _ = fmt.Fprintf(o.Progress, "%-26s uplink %d: %d sent, %d mismatches, %.1f s %s\n",
-			t.Name, t.Uplink, t.Sent, t.Mismatches, time.Since(begin).Seconds(), t.Left)
+		_, _ = fmt.Fprintf(o.Progress, "%-26s uplink %d: %s\n", t.Name, t.Uplink, t.outcome(time.Since(begin)))
 		all = append(all, t)
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", t.Name, err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/flannel-ng/flannel-ng/lab"
@@ -61,6 +62,21 @@ func pairs() map[string][2]netip.Addr {
 	return map[string][2]netip.Addr{
 		"IPv4": {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")},
 		"IPv6": {netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")},
+	}
+}
+
+// A run of nothing would find no mismatch, too.
+func TestNothingToRun(t *testing.T) {
+	for want, o := range map[string]torture.Options{
+		`path "kernal": no such thing to run; there are vxlan, reference, user, kernel`: {Paths: []string{"user", "kernal"}},
+		`path "": no such thing`:           {Paths: []string{""}},
+		`groups "nonsense": no such thing`: {Groups: "nonsense"},
+		"groups: error parsing regexp":     {Groups: "("},
+	} {
+		all, err := torture.Run(t.Context(), o)
+		if len(all) > 0 || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %s", o, err, want)
+		}
 	}
 }
 

@@ -31,7 +31,9 @@ func tortureTest(ctx context.Context, args []string) error {
 		return err
 	}
 	all, err := torture.Run(ctx, o)
-	fmt.Print(torture.Summary(all))
+	if len(all) > 0 {
+		fmt.Print(torture.Summary(all))
+	}
 	for _, t := range all {
 		if t.Mismatches > 0 {
 			err = errors.Join(err, errMismatches)
