@@ -94,7 +94,7 @@ test-root: ## driver tests in namespaces of their own
 	@$(GO) test -json $(ASROOT) $(ROOTED) | $(call SUM,root)
 
 .PHONY: lab
-lab: build ## scenarios with real processes in namespaces, flannel's recordings, the short torture test [SCENARIO=vxlan/dual-nft-own]
+lab: build ## scenarios with real processes in namespaces, flannel's recordings, the short torture test [SCENARIO=carriers/vxlan-dual-nft-own]
 	@mkdir -p $(RESULTS)
 	@s='$(SCENARIO)'; ls lab/testdata/*.txtar | sed 's,.*/,,; s,\.txtar$$,,' | grep -qE -- "$${s%%/*}" || \
 	{ echo "SCENARIO=$$s: no such script; there are:" $$(cd lab/testdata && ls *.txtar | sed 's,\.txtar$$,,'); exit 1; }

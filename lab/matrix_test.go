@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -19,6 +20,9 @@ func (v variant) String() string {
 	}
 	return strings.Join(parts, "-")
 }
+
+// name is that of the subtest.
+func (v variant) name() string { return cmp.Or(v.String(), "once") }
 
 // backend is the Backend of the network config for the axis "carrier".
 func (v variant) backend() string {

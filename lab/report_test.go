@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -21,6 +22,7 @@ type report struct {
 	rows    map[string]map[string]string // by carrier and mix, then family and firewall: what came of it
 	reasons map[string]string            // why not, by footnote mark
 	figures []string
+	count   int // variants that ran, or were skipped
 }
 
 func newReport() *report {
@@ -55,6 +57,7 @@ func (r *report) leftOut(m matrix) {
 func (r *report) ran(v variant, t testscript.T, figures []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.count++
 	mark := "ok"
 	if sub, ok := t.(shim); ok && sub.Failed() {
 		mark = "FAILED"
@@ -63,6 +66,19 @@ func (r *report) ran(v variant, t testscript.T, figures []string) {
 	for _, f := range figures {
 		r.figures = append(r.figures, t.(shim).Name()+": "+f)
 	}
+}
+
+var errNoScenario = errors.New("no such scenario")
+
+// chosen fails when the flag -run chose none of the scenarios: go test would
+// call that success.
+func (r *report) chosen(there []string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count > 0 {
+		return nil
+	}
+	return fmt.Errorf("%w; there are:\n  %s", errNoScenario, strings.Join(there, "\n  "))
 }
 
 // write prints the table, or nothing when no carrier ran.
@@ -111,4 +127,15 @@ func (r *report) String() string {
 		fmt.Fprintln(&b, f)
 	}
 	return b.String()
+}
+
+func TestChosen(t *testing.T) {
+	r := newReport()
+	if err := r.chosen([]string{"cut/vxlan", "cut/udp"}); !errors.Is(err, errNoScenario) || !strings.Contains(err.Error(), "cut/udp") {
+		t.Errorf("nothing ran: %v", err)
+	}
+	r.ran(variant{}, nil, nil)
+	if err := r.chosen(nil); err != nil {
+		t.Errorf("one ran: %v", err)
+	}
 }

@@ -33,10 +33,19 @@ func TestScenarios(t *testing.T) {
 	}
 	sum := newReport()
 	t.Cleanup(func() { sum.write(t) })
+	var there []string
+	t.Cleanup(func() {
+		if err := sum.chosen(there); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+		m, script := readMatrix(t, file), strings.TrimSuffix(filepath.Base(file), ".txtar")
+		for _, v := range m.variants {
+			there = append(there, script+"/"+v.name())
+		}
+		t.Run(script, func(t *testing.T) {
 			t.Parallel()
-			m := readMatrix(t, file)
 			sum.leftOut(m)
 			for _, v := range m.variants {
 				runVariant(t, file, v, bench{bin, sum})
@@ -99,12 +108,8 @@ type bench struct {
 // runVariant runs one script once, as a subtest named after the variant.
 func runVariant(t *testing.T, file string, v variant, at bench) {
 	t.Helper()
-	name := v.String()
-	if name == "" {
-		name = "once"
-	}
 	deadline, _ := t.Deadline()
-	testscript.RunT(shim{T: t, name: name}, testscript.Params{
+	testscript.RunT(shim{T: t, name: v.name()}, testscript.Params{
 		Files:    []string{file},
 		Deadline: deadline,
 		Cmds:     commands(),
