@@ -54,15 +54,25 @@ func facts(s report.Status, now time.Time) [][2]string {
 }
 
 func tunnel(t report.Tunnel) string {
+	var out []string
 	if t.Error != "" {
-		return "forwarder does not answer: " + oneLine(t.Error)
+		out = append(out, "forwarder does not answer: "+oneLine(t.Error))
+	} else {
+		out = append(out, fmt.Sprintf("forwarder %d", t.PID))
 	}
-	out := []string{fmt.Sprintf("forwarder %d, sent %d packets, received %d", t.PID, t.SentPackets, t.ReceivedPackets)}
+	// Without the forwarder's own these are the packets that the kernel carried.
+	if t.Error == "" || t.FastPath == "on" {
+		out = append(out, fmt.Sprintf("sent %d packets, received %d", t.SentPackets, t.ReceivedPackets))
+	}
 	if t.Offload != "" {
 		out = append(out, "offload "+oneLine(t.Offload))
 	}
-	if t.FastPath != "" {
-		out = append(out, fmt.Sprintf("kernel %s (%d, %d)", oneLine(t.FastPath), t.KernelSentPackets, t.KernelReceivedPackets))
+	switch t.FastPath {
+	case "":
+	case "on":
+		out = append(out, fmt.Sprintf("kernel on (%d, %d)", t.KernelSentPackets, t.KernelReceivedPackets))
+	default:
+		out = append(out, "kernel "+oneLine(t.FastPath))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(t.Dropped)) {
 		if n := t.Dropped[reason]; n > 0 {

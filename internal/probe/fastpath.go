@@ -21,24 +21,26 @@ func FastPath(root string) facts.Ability {
 	if err == nil {
 		err = bpf.Try()
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return facts.Ability{OK: true}
+	case errors.Is(err, os.ErrPermission):
+		// What the library adds names maps and programs, and a limit that it is not.
+		return facts.Ability{Why: "flanneld may not load programs: it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN), " +
+			"and a kernel that is not locked down"}
+	default:
 		return facts.Ability{Why: err.Error()}
 	}
-	return facts.Ability{OK: true}
 }
 
 // attachable asks what is attached to the loopback device: a kernel that cannot
 // attach does not know the question.
 func attachable() error {
 	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("no right to load programs (CAP_BPF and CAP_NET_ADMIN): %w", err)
-	default:
+	if err != nil {
 		return fmt.Errorf("the kernel cannot attach programs to devices by TCX (Linux 6.6): %w", err)
 	}
+	return nil
 }
 
 func pinnable(root string) error {

@@ -33,7 +33,7 @@ func (m mode) check() error {
 	case modeAuto, modeOn, modeOff:
 		return nil
 	default:
-		return fmt.Errorf("config key Backend.BPF %q: must be auto, on or off", string(m))
+		return fmt.Errorf("Backend.BPF %q: must be auto, on or off", string(m))
 	}
 }
 
@@ -66,7 +66,7 @@ func (m mode) without(families []addr.Family, n facts.Node) string {
 		return why
 	}
 	if n.Uplink.MAC == (addr.MAC{}) {
-		return "it needs Ethernet, which the uplink " + n.Uplink.Name + " has not"
+		return "it needs Ethernet, and the uplink " + n.Uplink.Name + " has none"
 	}
 	return ""
 }
@@ -75,9 +75,9 @@ func (m mode) without(families []addr.Family, n facts.Node) string {
 func (m mode) unable(families []addr.Family, a facts.Ability) string {
 	switch {
 	case m == modeOff:
-		return "off in the network config"
+		return "in the network config"
 	case !slices.Contains(families, addr.IPv4):
-		return "it carries IPv4 only, which the network has not"
+		return "it carries IPv4 only, and the network has none"
 	case !a.OK:
 		return cmp.Or(a.Why, "nobody has looked whether the kernel can")
 	default:

@@ -43,7 +43,7 @@ func TestFastPath(t *testing.T) {
 		{"both can", "auto", both, able(backendtest.Node(both, 1)), good, "b", true, true, "", false},
 		{"demanded", "on", both, able(backendtest.Node(both, 1)), good, "b", true, true, "", false},
 		{"peer of a later version", "auto", both, able(backendtest.Node(both, 1)), `{"udp":{"bpf":2,"x":1},"y":[]}`, "b", true, true, "", false},
-		{"off", "off", both, able(backendtest.Node(both, 1)), good, "b", false, false, "off in the network config", false},
+		{"off", "off", both, able(backendtest.Node(both, 1)), good, "b", false, false, "in the network config", false},
 		{"this host cannot", "auto", both, cannot, good, "b", false, false, "too old", false},
 		{"this host cannot and must", "on", both, cannot, good, "b", false, false, "too old", true},
 		{"no Ethernet", "auto", both, noEthernet, good, "b", false, true, "Ethernet", false},

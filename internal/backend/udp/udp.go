@@ -66,11 +66,8 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 	if err != nil {
 		return nil, warnings, err
 	}
-	if err := mode(o.BPF).check(); err != nil {
-		return nil, warnings, err
-	}
 	plain, err := isPlain(o.Offload)
-	if err != nil {
+	if err := errors.Join(err, mode(o.BPF).check()); err != nil {
 		return nil, warnings, err
 	}
 	u := &udp{port: o.Port, bpf: mode(o.BPF), plain: plain, owner: s.Owner, families: s.Families, networks: s.Networks}
@@ -84,7 +81,7 @@ func isPlain(offload string) (bool, error) {
 	case "off":
 		return true, nil
 	default:
-		return false, fmt.Errorf("config key Backend.Offload %q: must be auto or off", offload)
+		return false, fmt.Errorf("Backend.Offload %q: must be auto or off", offload)
 	}
 }
 

@@ -144,7 +144,11 @@ func TestOffload(t *testing.T) {
 		}
 	}
 	_, _, err := udp.New(backend.Setup{Options: config.Backend{Type: "udp", Options: []byte(`{"Offload":"on"}`)}})
-	if err == nil || !strings.Contains(err.Error(), "must be auto or off") {
+	if err == nil || err.Error() != `Backend.Offload "on": must be auto or off` {
 		t.Errorf("%v", err)
+	}
+	_, _, err = udp.New(backend.Setup{Options: config.Backend{Type: "udp", Options: []byte(`{"Offload":"on","BPF":"ON"}`)}})
+	if err == nil || !strings.HasSuffix(err.Error(), "must be auto or off\nBackend.BPF \"ON\": must be auto, on or off") {
+		t.Errorf("two mistakes: %v", err)
 	}
 }
