@@ -36,6 +36,11 @@ type carrier struct {
 	Backend json.RawMessage `doc:"the backend: its Type (whatever the case) and its own keys, see below; absent means {\"Type\": \"udp\"}"`
 }
 
+// Warning is a warning among errors.
+type Warning string
+
+func (w Warning) Error() string { return "warning: " + string(w) }
+
 // Parse reads a network config. All broken rules are reported at once, each
 // as a line that names key, value and rule. Keys that are not understood end
 // up in Network.Warnings.
@@ -64,7 +69,7 @@ func Parse(b []byte) (Network, error) {
 	n.Warnings = d.warnings
 	if len(d.errs) > 0 {
 		for _, w := range d.warnings { // a misspelt key may explain a missing one
-			d.errs = append(d.errs, errors.New(w))
+			d.errs = append(d.errs, Warning(w))
 		}
 		return Network{}, errors.Join(d.errs...)
 	}

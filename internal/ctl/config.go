@@ -50,7 +50,9 @@ func (a *app) configCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE|-",
 		Short: "Check a network config and print what it means, defaults included",
-		Args:  one("FILE, or - for standard input"),
+		Long: `Check a network config and print what it means, defaults included; keys of
+the backend are shown as they are written. It asks neither store nor host.`,
+		Args: one("FILE, or - for standard input"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			data, err := a.read(args[0])
 			if err != nil {
@@ -70,8 +72,9 @@ func (a *app) configSetCommand() *cobra.Command {
 		Use:   "set FILE|-",
 		Short: "Check a network config and store it",
 		Long: `Check a network config and store it, if it is valid and nobody else changed
-the stored one meanwhile. What changed is printed. Daemons keep working by the
-config they started with until they are restarted.`,
+the stored one meanwhile. What changed is printed, with a warning if hosts will
+get other subnets by it. Daemons keep working by the config they started with
+until they are restarted.`,
 		Args: one("FILE, or - for standard input"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, err := a.read(args[0])
@@ -121,6 +124,7 @@ func (a *app) read(file string) ([]byte, error) {
 type checked struct {
 	Settings []setting `json:"settings"`
 	Warnings []string  `json:"warnings"`
+	network  config.Network
 }
 
 func (a *app) check(data []byte) (checked, error) {
@@ -129,10 +133,32 @@ func (a *app) check(data []byte) (checked, error) {
 		return checked{}, err
 	}
 	warnings, err := a.CheckBackend(n)
+	warnings = append(append([]string{}, n.Warnings...), warnings...)
 	if err != nil {
+		for _, w := range warnings { // a misspelt key may be behind the error
+			err = errors.Join(err, config.Warning(w))
+		}
 		return checked{}, err
 	}
-	return checked{Settings: settingsOf(n), Warnings: append(append([]string{}, n.Warnings...), warnings...)}, nil
+	return checked{Settings: settingsOf(n), Warnings: warnings, network: n}, nil
+}
+
+// renumbering says which hosts get other subnets by a change of the config.
+func renumbering(was, is config.Network) []string {
+	var out []string
+	for _, f := range was.Families() {
+		old, pool := was.Pools.At(f), is.Pools.At(f)
+		switch {
+		case !pool.Network.IsValid():
+		case !pool.Network.Overlaps(old.Network):
+			out = append(out, fmt.Sprintf("%s: every host gets another subnet when flanneld is restarted there, and its containers "+
+				"need new addresses; hosts of the old and the new network do not reach each other", f))
+		case pool.SubnetLen != old.SubnetLen || old.Min.Addr().Less(pool.Min.Addr()) || pool.Max.Addr().Less(old.Max.Addr()):
+			out = append(out, fmt.Sprintf("%s: a host whose subnet is not a /%d from %s to %s gets another one when flanneld is restarted there, "+
+				"and its containers need new addresses; reservations inside the network stay", f, pool.SubnetLen, pool.Min.Addr(), pool.Max.Addr()))
+		}
+	}
+	return out
 }
 
 func writeConfig(w io.Writer, c checked) {
@@ -163,21 +189,22 @@ func (a *app) set(ctx context.Context, configs Configs, data []byte, c checked) 
 			return err
 		}
 		out.Stored = true
-		was := meaning(old)
+		was, before := meaning(old)
 		out.Changes = compare(was, c.Settings)
 		out.Restart = was != nil && len(out.Changes) > 0
+		out.Warnings = append(out.Warnings, renumbering(before, c.network)...)
 	}
 	return a.show(out, func(w io.Writer) { writeStored(w, out) })
 }
 
 // meaning is what a stored config means. One that is not valid means nothing:
 // no daemon can have followed it.
-func meaning(data []byte) []setting {
+func meaning(data []byte) ([]setting, config.Network) {
 	n, err := config.Parse(data)
 	if err != nil {
-		return nil
+		return nil, config.Network{}
 	}
-	return settingsOf(n)
+	return settingsOf(n), n
 }
 
 func writeStored(w io.Writer, s stored) {
