@@ -72,6 +72,9 @@ func Run(ctx context.Context, env Env, args []string) int {
 	}
 }
 
+// near is up to how many letters apart a mistyped command is recognised.
+const near = 2
+
 // app is the state of one run.
 type app struct {
 	Env
@@ -91,9 +94,16 @@ plan, events), and works on the store that all hosts share (lease, config,
 store).
 
 Exit codes: 0 done, 1 error, 3 not ready (status).`,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          helpOrUnknown,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		SuggestionsMinimumDistance: near,
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())
+	})
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
@@ -113,17 +123,19 @@ Exit codes: 0 done, 1 error, 3 not ready (status).`,
 // group is a command that only has others below it. Cobra alone would answer
 // a mistyped one with the help and success.
 func group(use, short string) *cobra.Command {
-	return &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			return fmt.Errorf("unknown command %q for %q: see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
-		},
+	return &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: helpOrUnknown, SuggestionsMinimumDistance: near}
+}
+
+// helpOrUnknown runs a command that has others below it.
+func helpOrUnknown(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
 	}
+	hint := ""
+	if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
+		hint = ", did you mean " + strings.Join(names, " or ") + "?"
+	}
+	return fmt.Errorf("unknown command %q for %q%s: see %s --help", args[0], cmd.CommandPath(), hint, cmd.CommandPath())
 }
 
 // none refuses arguments, in place of cobra.NoArgs, which takes them for
