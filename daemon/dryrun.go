@@ -10,7 +10,6 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/report"
-	"github.com/flannel-ng/flannel-ng/internal/store/etcd"
 )
 
 // patience is how long a dry run waits for the store.
@@ -23,9 +22,9 @@ func dryRun(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	client, err := etcd.Dial(ctx, etcdConfig(c.Options))
+	client, err := dial(ctx, c.Options)
 	if err != nil {
-		return fmt.Errorf("etcd: %w", err)
+		return err
 	}
 	defer func() { _ = client.Close() }()
 	reading, cancel := context.WithTimeout(ctx, patience)

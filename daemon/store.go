@@ -24,9 +24,9 @@ type stores struct {
 }
 
 func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, error) {
-	client, err := etcd.Dial(ctx, etcdConfig(c.Options))
+	client, err := dial(ctx, c.Options)
 	if err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
+		return nil, err
 	}
 	member, err := openMember(c)
 	if err != nil {
@@ -57,6 +57,29 @@ func silent(o options.Options, err error) error {
 		return fmt.Errorf("%w: does etcd answer at %s (--etcd-endpoints)? If there is none, see --etcd-embedded",
 			err, strings.Join(o.Etcd.Endpoints, ", "))
 	}
+}
+
+// dial names the flags of the files in its error: etcd's client does not know
+// them, nor, of a file that is no certificate, its path.
+func dial(ctx context.Context, o options.Options) (*etcd.Client, error) {
+	client, err := etcd.Dial(ctx, etcdConfig(o))
+	if err == nil {
+		return client, nil
+	}
+	prefix := "--etcd-"
+	if o.Embedded.Enabled {
+		prefix += "embedded-"
+	}
+	var given []string
+	for _, f := range [][2]string{{"cafile", o.Etcd.CAFile}, {"certfile", o.Etcd.CertFile}, {"keyfile", o.Etcd.KeyFile}} {
+		if f[1] != "" {
+			given = append(given, prefix+f[0]+"="+f[1])
+		}
+	}
+	if len(given) == 0 {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return nil, fmt.Errorf("etcd: %w (%s)", err, strings.Join(given, ", "))
 }
 
 func etcdConfig(o options.Options) etcd.ClientConfig {

@@ -34,7 +34,7 @@ func (f Files) client() (*tls.Config, error) {
 	}
 	t, err := f.info().ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("certificate of the embedded etcd: %w", err)
+		return nil, fmt.Errorf("--etcd-embedded-certfile and -keyfile: %w", err)
 	}
 	return t, nil
 }
@@ -48,7 +48,7 @@ func (f Files) check(addresses []netip.Addr) (warning string, err error) {
 	}
 	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 	if err != nil {
-		return "", fmt.Errorf("certificate of the embedded etcd: %w", err)
+		return "", fmt.Errorf("--etcd-embedded-certfile and -keyfile: %w", err)
 	}
 	leaf, err := x509.ParseCertificate(pair.Certificate[0])
 	if err != nil {
@@ -94,11 +94,11 @@ func (f Files) checkCA(leaf *x509.Certificate, behind [][]byte) error {
 	}
 	pem, err := os.ReadFile(f.CA)
 	if err != nil {
-		return fmt.Errorf("CA of the embedded etcd: %w", err)
+		return fmt.Errorf("--etcd-embedded-cafile: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("CA of the embedded etcd: %s holds no certificate", f.CA)
+		return fmt.Errorf("--etcd-embedded-cafile: %s holds no certificate", f.CA)
 	}
 	between := x509.NewCertPool()
 	for _, der := range behind {
