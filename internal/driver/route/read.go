@@ -101,7 +101,7 @@ func (r *reader) describe(ctx context.Context, raw nl.Route) (found, error) {
 		h, ok := r.nexthops.byID[raw.Nexthop]
 		hop = h.Hop
 		// A foreign object works until its owner changes it: not ours to use.
-		f.altered = f.altered || !ok || !usable(h, r.ids)
+		f.altered = f.altered || !ok || !usable(h, r.ids) || r.o.Classic
 	}
 	f.raw.Link = hop.Link
 	f.Route = state.Route{Dst: raw.Dst, Via: hop.Via, Onlink: hop.Onlink, Metric: raw.Metric}
@@ -219,7 +219,7 @@ func (r *reader) used(ctx context.Context, want map[key]state.Route, have map[ke
 	for k, w := range want {
 		if f, ok := have[k]; ok && same(w, f) {
 			used[f.raw.Nexthop] = true
-		} else if id, ok := byHop[named{w.Link, w.Via, w.Onlink}]; ok {
+		} else if id, ok := byHop[named{w.Link, w.Via, w.Onlink}]; ok && !r.o.Classic {
 			used[id] = true // the writer will take the object of this hop
 		}
 	}
