@@ -40,7 +40,8 @@ func (r *Result) perPacket(name string) string {
 	if !ok || len(p.Figures[Whole][CPU]) == 0 {
 		return "–"
 	}
-	return fmt.Sprintf("%.2f µs", p.Figures[Whole][CPU].Median()*packetBits/1e9*1e6)
+	value, _, _ := r.figure(column{mode: Whole, figure: CPU}, p.Figures[Whole][CPU], nil)
+	return fmt.Sprintf("%.2f µs", value*packetBits/1e9*1e6)
 }
 
 // Crowd is a row of convergence with what follows from it for one peer.
