@@ -266,6 +266,9 @@ int fl_in(struct sk_buff_view *skb)
 	if (ip->version_ihl != 0x45 || ip->protocol != PROTO_UDP || udp->dest != s->port || ip->daddr != s->source ||
 	    (ip->frag & FRAGMENT))
 		return NEXT;
+	/* The kernel drops a damaged one; behind lengthen it could not tell. */
+	if (ip_check(ip))
+		return NEXT;
 	/*
 	 * A forwarder in user space sends with a checksum, fl_out without. What
 	 * the first sent may be many packets in one, or have its checksum not

@@ -123,7 +123,12 @@ func hosts(tb testing.TB, n int) []*host {
 	root := tb.TempDir()
 	tb.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
 	wire := &host{netns: namespace(tb)}
-	wire.run(tb, "ip link add br0 type bridge\nip link set br0 up")
+	// A switch looks at no IP header, so br_netfilter, where it is loaded, must not.
+	wire.run(tb, `
+		ip link add br0 type bridge
+		ip link set br0 up
+		sysctl -qew net.bridge.bridge-nf-call-iptables=0
+	`)
 	var all []*host
 	for i := 1; i <= n; i++ {
 		h := &host{n: i, netns: namespace(tb), root: root}
