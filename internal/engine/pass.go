@@ -105,7 +105,7 @@ func (e *Engine) giveBack(p passed) {
 
 // desire finds what the host's own objects should be, or why that is not known.
 func (e *Engine) desire(ctx context.Context, p *passed) (reason string, err error) {
-	p.in, reason, err = e.look(ctx, p.depth())
+	p.in, reason, err = e.look(ctx, e.depth(p))
 	if err != nil || reason != "" {
 		return reason, err
 	}
@@ -115,9 +115,11 @@ func (e *Engine) desire(ctx context.Context, p *passed) (reason string, err erro
 	return "", nil
 }
 
-func (p *passed) depth() Depth {
+// depth says how much of the host's facts a pass is to read. After a pass that
+// came to nothing that is all of them: it was perhaps told of new ones.
+func (e *Engine) depth(p *passed) Depth {
 	switch {
-	case p.whole || p.why&wakeFacts != 0:
+	case p.whole || p.why&wakeFacts != 0 || !e.mirror.known:
 		return All
 	case p.why&wakeTick != 0:
 		return Host

@@ -1,7 +1,9 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -9,6 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/engine"
+	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile/reconciletest"
@@ -176,6 +181,60 @@ func TestTrustComesBack(t *testing.T) {
 			r.show(picture(2))
 			if len(r.mem[state.KindRoute].Have()) != 1 {
 				t.Error("stays although the picture is synced again")
+			}
+		})
+	})
+}
+
+// seldom is a world that looks at the host's facts as seldom as it may.
+type seldom struct {
+	*world
+	last *facts.Node
+}
+
+func (s *seldom) Node(ctx context.Context, families []addr.Family, depth engine.Depth) (facts.Node, error) {
+	n, err := s.world.Node(ctx, families, depth)
+	switch {
+	case err != nil:
+	case depth != engine.All && s.last != nil:
+		return *s.last, nil
+	default:
+		s.last = &n
+	}
+	return n, err
+}
+
+// slow lets a reading of k take as long as one of thousands of peers: then it is
+// not made at every resync.
+func (r *rig) slow(k state.Kind) {
+	r.mem[k].Unreadable = func() error {
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // the time of the bubble
+		return nil
+	}
+}
+
+// Somebody told of new facts, and they could not be read just then: that is not
+// forgotten.
+func TestFactsAreReadAgainAfterAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, resync)
+		r.scoped()
+		r.slow(state.KindRoute)
+		r.world.snap = picture(2, 3)
+		r.config.World = &seldom{world: r.world}
+		r.rebuild(func(*addr.ByFamily[netip.Prefix]) {})
+		r.run(t, func() {
+			r.settle()
+			r.world.set(func() {
+				r.world.node.Source.Put(addr.IPv4, netip.MustParseAddr("198.51.100.99"))
+				r.world.err = errors.New("interrupted")
+			})
+			r.Ring()
+			wait(time.Second)
+			r.world.set(func() { r.world.err = nil })
+			wait(resync + time.Second)
+			if got := r.Summary().Uplink.Sources; !slices.Equal(got, []string{"198.51.100.99"}) {
+				t.Errorf("source %v", got)
 			}
 		})
 	})
