@@ -21,8 +21,8 @@ type mirror struct {
 	host  host
 	// trusted: what is not wanted was removed.
 	trusted bool
-	proved  time.Time // when all was read last
-	cost    time.Duration
+	proved  time.Time     // when all was read last
+	cost    time.Duration // of that, without what was written meanwhile
 }
 
 const (
@@ -187,9 +187,11 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 		m.known, m.trusted = len(p.out.Unread) == 0, m.trusted && trust
 	} else {
 		began := time.Now()
-		p.out = reconcile.Execute(ctx, e.drivers, all(), trust)
+		want := all()
+		m.cost = time.Since(began)
+		p.out = reconcile.Execute(ctx, e.drivers, want, trust)
 		m.known, m.trusted = len(p.out.Unread) == 0, trust
-		m.proved, m.cost = time.Now(), time.Since(began)
+		m.proved, m.cost = time.Now(), m.cost+p.out.Reading
 	}
 	m.host = p.host
 	m.known = m.known && !isDone(ctx)

@@ -239,3 +239,25 @@ func TestFactsAreReadAgainAfterAnError(t *testing.T) {
 		})
 	})
 }
+
+// How long it took to make things says nothing of what a reading costs.
+func TestProofAfterSlowStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, resync)
+		r.scoped()
+		r.mem[state.KindLink].Refuse = func(reconcile.Change) error {
+			time.Sleep(time.Second) //nolint:forbidigo // the time of the bubble
+			return nil
+		}
+		r.slow(state.KindFilter) // is read at every resync anyway
+		r.world.snap = picture(2, 3)
+		r.run(t, func() {
+			r.settle()
+			r.mem[state.KindRoute].Steal(route(3))
+			wait(resync + time.Second)
+			if have := r.mem[state.KindRoute].Have(); len(have) != 2 {
+				t.Errorf("not missed for a whole resync: %v", have)
+			}
+		})
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
@@ -16,6 +17,10 @@ type Outcome struct {
 	Results []Result
 	// More counts the successes that Results has not.
 	More map[Success]int
+	// Reading is how long the scoped drivers took to read all of their kinds.
+	// The others read all in each execution, so that it says what a scope
+	// spares.
+	Reading time.Duration
 	// Unread are kinds that could not be read: nothing of them was changed,
 	// and nothing is known of them.
 	Unread map[state.Kind]error
@@ -70,7 +75,16 @@ func (o Outcome) Failed() []Result {
 // reverse order of drivers. deletes must be false while the picture behind
 // want may be incomplete.
 func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes bool) Outcome {
-	return execute(ctx, drivers, deletes, func(d Driver) ([]Change, error) { return d.Plan(ctx, want) })
+	var reading time.Duration
+	out := execute(ctx, drivers, deletes, func(d Driver) ([]Change, error) {
+		if _, ok := d.(Scoped); ok {
+			began := time.Now()
+			defer func() { reading += time.Since(began) }()
+		}
+		return d.Plan(ctx, want)
+	})
+	out.Reading = reading
+	return out
 }
 
 func execute(ctx context.Context, drivers []Driver, deletes bool, plan func(Driver) ([]Change, error)) Outcome {
