@@ -280,6 +280,13 @@ func SetLink(l Link) Request {
 	})
 }
 
+// SetAlias gives the device of an index an alias, and changes nothing else.
+func SetAlias(index int, alias string) Request {
+	return newRequest(unix.RTM_SETLINK, 0, linkMsg(index, 0, 0), func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.IFLA_IFALIAS, alias)
+	})
+}
+
 // DelLink deletes the device of an index.
 func DelLink(index int) Request {
 	return newRequest(unix.RTM_DELLINK, 0, linkMsg(index, 0, 0), nil)

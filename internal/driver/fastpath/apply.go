@@ -164,23 +164,43 @@ func (d *Driver) put(ctx context.Context, w state.FastPath) error {
 	if err != nil {
 		return err
 	}
-	hidden, err := d.hide(ctx, c, w.Decap)
+	hidden, err := d.guard(ctx, c, p, w.Decap)
 	if err == nil {
 		err = install(p, bpf.Settings{
 			Uplink: uplink.Index, Tunnel: tunnel, Source: w.Source, Local: w.Local, Port: w.Port, Decap: hidden.VXLAN.Port,
-		}, hidden.Index)
+		})
 	}
 	return errors.Join(err, p.Close())
 }
 
-func install(p *bpf.Path, s bpf.Settings, hidden int) error {
+// guard gives the one hidden device, with its program. It is never up without:
+// anybody may send to its UDP port, and what came in by it would be routed.
+func (d *Driver) guard(ctx context.Context, c *nl.Conn, p *bpf.Path, name string) (nl.Link, error) {
+	at, err := p.Attached(bpf.Decap)
+	if err != nil {
+		return nl.Link{}, err
+	}
+	hidden, err := d.hide(ctx, c, name, at.Link)
+	if err != nil {
+		return nl.Link{}, err
+	}
+	if err := p.Attach(bpf.Decap, hidden.Index); err != nil {
+		return nl.Link{}, err
+	}
+	if err := do(ctx, c, nl.SetLink(nl.Link{Index: hidden.Index, Alias: hidden.Alias, MTU: hidden.MTU})); err != nil {
+		return nl.Link{}, fmt.Errorf("set link %s up: %w", name, err)
+	}
+	return hidden, nil
+}
+
+func install(p *bpf.Path, s bpf.Settings) error {
 	if err := p.SetSettings(s); err != nil {
 		return err
 	}
 	for _, to := range []struct {
 		hook bpf.Hook
 		link int
-	}{{bpf.Decap, hidden}, {bpf.In, s.Uplink}, {bpf.Out, s.Tunnel}} {
+	}{{bpf.In, s.Uplink}, {bpf.Out, s.Tunnel}} {
 		if err := p.Attach(to.hook, to.link); err != nil {
 			return err
 		}
@@ -207,14 +227,15 @@ func mount(root string) error {
 // first.
 const portAttempts = 5
 
-// hide gives the one hidden device, by this name, and removes others of ours.
-func (d *Driver) hide(ctx context.Context, c *nl.Conn, name string) (nl.Link, error) {
+// hide gives the one hidden device, by this name, and removes others of ours. One
+// that is there stays if its index is that of the device with the program.
+func (d *Driver) hide(ctx context.Context, c *nl.Conn, name string, guarded int) (nl.Link, error) {
 	all, err := d.hidden(ctx, c)
 	if err != nil {
 		return nl.Link{}, err
 	}
 	for _, l := range all {
-		if l.Name == name && l.Up && l.VXLAN.Special {
+		if l.Name == name && l.Up && l.VXLAN.Special && l.Index == guarded {
 			continue
 		}
 		if err := do(ctx, c, nl.DelLink(l.Index)); err != nil {
@@ -233,7 +254,7 @@ func (d *Driver) hide(ctx context.Context, c *nl.Conn, name string) (nl.Link, er
 	return have, nil
 }
 
-// makeHidden makes the device with any free UDP port: no packet on a wire ever
+// makeHidden makes the device, down, with any free UDP port: no packet on a wire ever
 // has it.
 func (d *Driver) makeHidden(ctx context.Context, c *nl.Conn, name string) (nl.Link, error) {
 	for attempt := 1; ; attempt++ {
@@ -257,10 +278,9 @@ func (d *Driver) tryHidden(ctx context.Context, c *nl.Conn, name string) (nl.Lin
 	}
 	l, err := c.LinkNamed(ctx, name)
 	if err == nil {
-		up := nl.Link{Index: l.Index, Alias: state.FastPathAlias(d.o.Owner), MTU: l.MTU}
 		// Without IPv6 there is nothing to keep it from.
 		_ = do(ctx, c, nl.NoLinkLocal(l.Index))
-		err = do(ctx, c, nl.SetLink(up))
+		err = do(ctx, c, nl.SetAlias(l.Index, state.FastPathAlias(d.o.Owner)))
 	}
 	if err != nil {
 		return nl.Link{}, errors.Join(err, do(ctx, c, nl.DelLink(l.Index)))
@@ -281,13 +301,11 @@ func freePort(ctx context.Context) (uint16, error) {
 	return uint16(a.Port), nil
 }
 
-// remove takes away all there is. Peers go with it.
+// remove takes away all there is. Peers go with it. The hidden device goes while
+// it has its program; from then on the forwarder gets what comes.
 func (d *Driver) remove(ctx context.Context) error {
 	dir, err := Dir(d.o.Root, d.o.Owner)
 	if err != nil {
-		return err
-	}
-	if err := bpf.Remove(dir); err != nil {
 		return err
 	}
 	c, err := nl.Dial()
@@ -304,7 +322,7 @@ func (d *Driver) remove(ctx context.Context) error {
 			return fmt.Errorf("delete link %s: %w", l.Name, err)
 		}
 	}
-	return nil
+	return bpf.Remove(dir)
 }
 
 func do(ctx context.Context, c *nl.Conn, r nl.Request) error {

@@ -1,6 +1,7 @@
 package fastpath_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -276,4 +277,44 @@ func TestPeers(t *testing.T) {
 	})
 	a.make(t, less)
 	a.make(t, a.want())
+}
+
+// The hidden device has a UDP port that anybody may send to. What came in by it
+// without a program that looks at it would be routed.
+func TestHiddenDeviceIsNeverUnguarded(t *testing.T) {
+	index := func(t *testing.T, h *host) string {
+		t.Helper()
+		number, _, _ := strings.Cut(h.try(t, "ip", "-o", "link", "show", "dev", "flannel0-in"), ":")
+		return number
+	}
+	t.Run("program torn away", func(t *testing.T) {
+		a, b := pair(t)
+		open := index(t, a)
+		a.tearPin(t, "link-fl_decap")
+		a.make(t, a.want(b))
+		if index(t, a) == open {
+			t.Error("stayed up until it had a program again")
+		}
+		ping(t, a, b, 100)
+	})
+	t.Run("pins cannot be removed", func(t *testing.T) {
+		a, _ := pair(t)
+		a.do(t, func() error {
+			dir, err := fastpath.Dir(a.root, a.owner)
+			if err != nil {
+				return err
+			}
+			return os.MkdirAll(filepath.Join(dir, "strange", "full"), 0o700)
+		})
+		a.do(t, func() error {
+			out := reconcile.Execute(t.Context(), []reconcile.Driver{a.driver()}, &state.Set{}, true)
+			if len(out.Failed()) == 0 {
+				return errors.New("nothing failed")
+			}
+			return nil
+		})
+		if out := a.try(t, "ip", "-o", "link", "show", "dev", "flannel0-in", "up"); strings.Contains(out, "UP") {
+			t.Errorf("up without a program: %s", out)
+		}
+	})
 }
