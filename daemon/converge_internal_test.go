@@ -318,6 +318,8 @@ func TestConvergeHost(t *testing.T) {
 		burst(t, f, found)
 	case "quiet":
 		quiet(t, f, found)
+	case "proof":
+		proof(t, f, found)
 	default:
 		t.Fatalf("no such scenario: %s", what)
 	}
@@ -520,11 +522,27 @@ func quiet(t *testing.T, f *fleet, found figures) {
 	s.stop()
 }
 
+// proof has the daemon read all, as it does to prove its mirror.
+func proof(t *testing.T, f *fleet, found figures) {
+	t.Helper()
+	const times = 10
+	s := startSubject(t, f)
+	settled(t, s)
+	cpu := processor()
+	for range times {
+		before := s.engine.Summary().Pass.Passes
+		s.engine.Doubt()
+		until(t, time.Now(), "pass", func() bool { return s.engine.Summary().Pass.Passes > before })
+	}
+	found["cpu-ms/proof"] = ms(processor()-cpu) / times
+	s.stop()
+}
+
 // TestConverge takes the daemon through the same with few peers: each scenario
 // counts in the kernel that all is as it should be.
 func TestConverge(t *testing.T) {
 	for _, c := range []string{
-		"cold:vxlan/dual", "changes:vxlan/dual", "linkdown:vxlan/dual", "departure:vxlan/dual", "changes:host-gw/ipv4",
+		"cold:vxlan/dual", "changes:vxlan/dual", "linkdown:vxlan/dual", "departure:vxlan/dual", "proof:vxlan/dual", "changes:host-gw/ipv4",
 	} {
 		t.Run(c, func(t *testing.T) {
 			found := onHost(t, c, fewPeers)
@@ -539,7 +557,7 @@ func TestConverge(t *testing.T) {
 // of 20,000 hosts does to it. Each scenario has a process and a network
 // namespace of its own.
 func BenchmarkConverge(b *testing.B) {
-	for _, what := range []string{"cold", "changes", "burst", "linkdown", "departure", "quiet"} {
+	for _, what := range []string{"cold", "changes", "burst", "linkdown", "departure", "quiet", "proof"} {
 		for _, fabric := range []string{"vxlan/ipv4", "vxlan/dual", "host-gw/ipv4"} {
 			if what == "linkdown" && !strings.HasPrefix(fabric, "vxlan") {
 				continue

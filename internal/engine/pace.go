@@ -14,12 +14,6 @@ const (
 	maxBackoff = 30 * time.Second
 	// burst bounds the spacing of passes that take long.
 	burst = 50 * time.Millisecond
-	// A host on which two passes in a row took longer than slow has no time to
-	// spare: then passes get one part in ten of it, so that more changes share a
-	// pass, but one change never waits longer than patience for that.
-	slow     = 10 * time.Millisecond
-	share    = 10
-	patience = time.Second
 )
 
 // pace decides when a pass may be, and when one must.
@@ -30,8 +24,6 @@ type pace struct {
 	streak int       // passes in a row with failures
 	idle   int       // passes in a row that a bell rang for nothing
 	tick   bool      // the pass under way is the periodic one
-
-	took time.Duration // by the last pass
 }
 
 // take gives the reasons for a pass now, and leaves those that have to wait.
@@ -65,13 +57,7 @@ func (p *pace) passed(why wake, start, end time.Time, resync time.Duration) time
 	if why&^wakePicture != 0 {
 		p.hold = end.Add(min(spacing<<min(max(p.streak, p.idle-1), 6), time.Second))
 	}
-	took := end.Sub(start)
-	usual := min(took, p.took)
-	p.took = took
-	if usual > slow {
-		return min((share-1)*usual, patience)
-	}
-	return max(spacing, min(2*took, burst))
+	return max(spacing, min(2*end.Sub(start), burst))
 }
 
 func (p *pace) wait(resync time.Duration) time.Duration {

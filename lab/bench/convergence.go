@@ -32,7 +32,8 @@ type Convergence struct {
 	RSS     float64 `json:"rss"`     // MB at rest
 	RSSMost float64 `json:"rssMost"` // MB at most
 	Lines   int     `json:"lines"`   // of the log of one start
-	Idle    float64 `json:"idle"`    // share of one CPU at rest
+	Idle    float64 `json:"idle"`    // share of one CPU at rest, full readings included
+	Reading Seconds `json:"reading"` // CPU s of one of those
 
 	Changes   int     `json:"changes"`   // single ones, of which the next three are
 	Change50  float64 `json:"change50"`  // ms from the store's answer to the route, median

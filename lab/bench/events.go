@@ -21,6 +21,7 @@ import (
 const (
 	settle  = 7 * time.Second
 	resting = 11 * time.Second
+	tidy    = time.Second // after a full reading: for the collector
 )
 
 // Single changes of a slow daemon are cut short, so that the run has an end.
@@ -48,9 +49,46 @@ func (c *crowd) rest(ctx context.Context) error {
 		return err
 	}
 	c.into.Idle = (after - before).Seconds() / resting.Seconds()
+	if c.into.Reading, err = c.reading(ctx); err != nil {
+		return err
+	}
+	c.into.Idle += float64(c.into.Reading) / between.Seconds()
 	c.into.Lines = strings.Count(c.host.Log(), "\n")
 	c.into.RSS, c.into.RSSMost, err = memory(pid)
 	return err
+}
+
+// between is how far apart a large fabric's full readings are, of which none
+// falls into the rest that is measured.
+const between = 5 * time.Minute
+
+// reading makes the host doubt what it knows of its kernel, by a nexthop object
+// that it has not made, and returns the CPU time of reading all.
+func (c *crowd) reading(ctx context.Context) (Seconds, error) {
+	const stray = "4000000000"
+	before, err := threadTime(c.host.DaemonPID())
+	if err != nil {
+		return 0, err
+	}
+	if err := c.host.IP(ctx, "nexthop add id "+stray+" blackhole protocol 70"); err != nil {
+		return 0, err
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err = lab.Eventually(wait, func(ctx context.Context) error {
+		if _, err := c.host.Run(ctx, "ip", "nexthop", "get", "id", stray); err == nil {
+			return errors.New("a stray nexthop object is still there")
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	if err := pause(ctx, tidy); err != nil {
+		return 0, err
+	}
+	after, err := threadTime(c.host.DaemonPID())
+	return seconds(after - before), err
 }
 
 // changes lets peers join one at a time.

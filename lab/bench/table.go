@@ -172,7 +172,10 @@ func convergenceLines() []convergenceLine {
 			return fmt.Sprintf("%.0f (%.0f; %.0f)", c.RSS, c.RSSMost, c.Alone)
 		}},
 		{"lines in the log", func(c Convergence) string { return fmt.Sprint(c.Lines) }},
-		{"CPU at rest", func(c Convergence) string { return fmt.Sprintf("%.2f %%", 100*c.Idle) }},
+		{"CPU at rest, full readings of the kernel included", func(c Convergence) string {
+			return fmt.Sprintf("%.2f %%", 100*c.Idle)
+		}},
+		{"CPU of a full reading, ms", func(c Convergence) string { return fmt.Sprintf("%.0f", 1000*float64(c.Reading)) }},
 		{"one peer joins: event to route p50, p99, ms", func(c Convergence) string {
 			return fmt.Sprintf("%.1f, %.1f", c.Change50, c.Change99)
 		}},
