@@ -63,7 +63,7 @@ type Engine struct {
 	warnings []string
 
 	table  *table // what is wanted for peers
-	large  bool   // a pass made a whole fabric, and none rested since
+	large  bool   // a large fabric was read, and the memory for it not returned since
 	mirror mirror // what is known of the kernel
 	pace   pace   // when the next pass may be, and must
 

@@ -28,7 +28,7 @@ type mirror struct {
 const (
 	// proofShare: reading all to prove the mirror takes one part in this many
 	// of the time.
-	proofShare = 2000
+	proofShare = 4000
 	// proofLatest bounds the time between two proofs.
 	proofLatest = 5 * time.Minute
 	// scopeLimit is how many objects are looked at one by one; it costs less
@@ -93,13 +93,15 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 	return nil
 }
 
-// giveBack returns memory to the kernel after a pass that made a whole fabric,
-// which never takes as much again: at once, and when all that came of it is done.
+// giveBack returns to the kernel what reading a large fabric took, when nothing
+// else is to be done: it takes much more than what is kept.
 func (e *Engine) giveBack(p passed) {
-	large := p.out.Size() > scopeLimit
-	if large || e.large && p.why&wakeTick != 0 {
+	switch {
+	case p.whole:
+		e.large = len(e.table.index) > scopeLimit
+	case e.large && p.why&wakeTick != 0:
 		debug.FreeOSMemory()
-		e.large = large
+		e.large = false
 	}
 }
 
