@@ -146,7 +146,7 @@ func read(h *batch.Handle) <-chan error {
 		for {
 			n, err := r.Receive(fd)
 			if errors.Is(err, unix.EAGAIN) {
-				err = h.Wait(n > 0)
+				err = h.Wait(n)
 			}
 			if err != nil {
 				ended <- err

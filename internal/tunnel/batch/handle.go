@@ -28,6 +28,7 @@ type Handle struct {
 	unused   chan struct{}
 	stopped  atomic.Bool
 	check    atomic.Pointer[emptiness]
+	crowd    *crowd // only the reader knows; nil: it waits for each packet
 }
 
 // closing is more than there ever are users.
@@ -173,9 +174,9 @@ const (
 )
 
 // Wait returns when there may be something to read, after the reader has found
-// nothing. os.ErrDeadlineExceeded: it is to end. busy is whether it did find
-// something since the last Wait.
-func (h *Handle) Wait(busy bool) error {
+// nothing. os.ErrDeadlineExceeded: it is to end. found is how much it did find
+// since the last Wait.
+func (h *Handle) Wait(found int) error {
 	if e := h.check.Load(); e != nil {
 		if !e.looked {
 			e.looked = true
@@ -187,8 +188,11 @@ func (h *Handle) Wait(busy bool) error {
 	if h.stopped.Load() {
 		return os.ErrDeadlineExceeded
 	}
+	if h.crowd.gathers(found) {
+		return nil
+	}
 	fds := [2]unix.PollFd{{Fd: int32(h.fd), Events: unix.POLLIN}, {Fd: int32(h.wake), Events: unix.POLLIN}} //nolint:gosec // descriptors are small
-	if busy && pollAlert(&fds) {
+	if found > 0 && pollAlert(&fds) {
 		return h.roused(&fds)
 	}
 	for {

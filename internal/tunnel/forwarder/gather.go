@@ -47,10 +47,11 @@ func (f *Forwarder) gather(d *device) error {
 	for _, family := range addr.Families() {
 		g.senders.Put(family, batch.NewSender(family))
 	}
+	d.Gather()
 	for {
 		n, err := g.batch(fd)
 		if errors.Is(err, unix.EAGAIN) {
-			err = d.Wait(n > 0)
+			err = d.Wait(n)
 		}
 		if err != nil {
 			return err

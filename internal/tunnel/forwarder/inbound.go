@@ -20,7 +20,7 @@ type receiver struct {
 	*batch.Receiver
 	s        *socket
 	failures int
-	busy     bool
+	found    int // messages since the last wait
 }
 
 // next waits for messages and says how many there are, perhaps none.
@@ -28,8 +28,8 @@ func (r *receiver) next(fd int) (int, error) {
 	n, err := r.Receive(fd)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
-		err = r.s.Wait(r.busy)
-		r.busy = false
+		err = r.s.Wait(r.found)
+		r.found = 0
 		return 0, err
 	case err != nil:
 		if r.failures++; r.failures == failuresInARow {
@@ -37,7 +37,8 @@ func (r *receiver) next(fd int) (int, error) {
 		}
 		return 0, nil
 	}
-	r.failures, r.busy = 0, true
+	r.failures = 0
+	r.found += n
 	return n, nil
 }
 
@@ -66,7 +67,7 @@ func (f *Forwarder) inbound(s *socket) error {
 		if err != nil {
 			return err
 		}
-		r.busy = false
+		r.found = 0
 		for i := range n {
 			each(r.message(i), func(a arrival) { f.deliver(w, a) })
 		}

@@ -36,7 +36,7 @@ func (f *Forwarder) outbound(d *device) error {
 		n, err := d.read(fd, buffer)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			if err := d.Wait(false); err != nil {
+			if err := d.Wait(0); err != nil {
 				return err
 			}
 		case err != nil:
