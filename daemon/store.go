@@ -59,10 +59,10 @@ func silent(o options.Options, err error) error {
 	}
 }
 
-// dial names the flags of the files in its error: etcd's client does not know
-// them, nor, of a file that is no certificate, its path.
+// dial names the flags of the files in its error.
 func dial(ctx context.Context, o options.Options) (*etcd.Client, error) {
-	client, err := etcd.Dial(ctx, etcdConfig(o))
+	config := etcdConfig(o)
+	client, err := etcd.Dial(ctx, config)
 	if err == nil {
 		return client, nil
 	}
@@ -70,16 +70,7 @@ func dial(ctx context.Context, o options.Options) (*etcd.Client, error) {
 	if o.Embedded.Enabled {
 		prefix += "embedded-"
 	}
-	var given []string
-	for _, f := range [][2]string{{"cafile", o.Etcd.CAFile}, {"certfile", o.Etcd.CertFile}, {"keyfile", o.Etcd.KeyFile}} {
-		if f[1] != "" {
-			given = append(given, prefix+f[0]+"="+f[1])
-		}
-	}
-	if len(given) == 0 {
-		return nil, fmt.Errorf("etcd: %w", err)
-	}
-	return nil, fmt.Errorf("etcd: %w (%s)", err, strings.Join(given, ", "))
+	return nil, fmt.Errorf("etcd: %w", config.NameFiles(err, prefix))
 }
 
 func etcdConfig(o options.Options) etcd.ClientConfig {

@@ -17,7 +17,7 @@ func dial(ctx context.Context, o ctl.StoreOptions) (*ctl.Store, error) {
 	config := etcd.ClientConfig(o)
 	client, err := etcd.Dial(ctx, config)
 	if err != nil {
-		return nil, err
+		return nil, config.NameFiles(err, "--etcd-")
 	}
 	a := etcd.NewAdmin(client)
 	return &ctl.Store{Admin: leases{a}, Configs: configs{a}, Cluster: cluster{config}, Close: client.Close}, nil

@@ -100,25 +100,7 @@ func (a *app) open(cmd *cobra.Command) (*Store, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	s, err := a.Dial(cmd.Context(), a.store)
-	if err != nil {
-		return nil, a.store.files(err)
-	}
-	return s, nil
-}
-
-// files names the options of the files in an error that may be about them.
-func (o StoreOptions) files(err error) error {
-	var given []string
-	for _, f := range [][2]string{{"cafile", o.CAFile}, {"certfile", o.CertFile}, {"keyfile", o.KeyFile}} {
-		if f[1] != "" {
-			given = append(given, "--"+storeFlag+f[0]+"="+f[1])
-		}
-	}
-	if len(given) == 0 {
-		return err
-	}
-	return fmt.Errorf("%w (%s)", err, strings.Join(given, ", "))
+	return a.Dial(cmd.Context(), a.store)
 }
 
 // withStore runs what with an open store.

@@ -19,12 +19,12 @@ func (d *decision) acquire() {
 		d.waitFor(errNoPublic)
 		return
 	}
-	if l, ok := d.candidate(func(l *Lease) bool { return l.Owner == d.HostID && l.Owner != "" }); ok {
+	if l := d.candidate(func(l *Lease) bool { return l.Owner == d.HostID && l.Owner != "" }); l != nil {
 		d.adopt(l, "the lease is this host's own")
 		return
 	}
 	mine := func(l *Lease) bool { _, ok := shared(l.Public, public); return ok && l.Owner != d.HostID }
-	if l, ok := d.candidate(mine); ok {
+	if l := d.candidate(mine); l != nil {
 		d.adopt(l, "the lease has this host's public address")
 		return
 	}
@@ -53,7 +53,7 @@ func (d *decision) waitFor(err error) {
 
 // candidate finds a lease in the picture that want accepts, that fits and that
 // no other lease beats: reservations first, then the oldest.
-func (d *decision) candidate(want func(*Lease) bool) (best *Lease, found bool) {
+func (d *decision) candidate(want func(*Lease) bool) (best *Lease) {
 	for _, l := range d.Snapshot.Leases {
 		if !want(l) || d.Ask.Fits(l.Subnets, l.Reserved) != nil || d.beaten(l) {
 			continue
@@ -62,7 +62,7 @@ func (d *decision) candidate(want func(*Lease) bool) (best *Lease, found bool) {
 			best = l
 		}
 	}
-	return best, best != nil
+	return best
 }
 
 func (d *decision) beaten(l *Lease) bool {

@@ -48,6 +48,22 @@ type ClientConfig struct {
 	Username, Password        string
 }
 
+// NameFiles adds to an error of Dial the flags, by their common prefix, that the
+// files came from: etcd's client does not know them, nor, of a file that is no
+// certificate, its path.
+func (c ClientConfig) NameFiles(err error, prefix string) error {
+	var given []string
+	for _, f := range [][2]string{{"cafile", c.CAFile}, {"certfile", c.CertFile}, {"keyfile", c.KeyFile}} {
+		if f[1] != "" {
+			given = append(given, prefix+f[0]+"="+f[1])
+		}
+	}
+	if len(given) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(given, ", "))
+}
+
 // LogValue implements slog.LogValuer: the password is not for logs.
 func (c ClientConfig) LogValue() slog.Value {
 	return slog.GroupValue(slog.Any("endpoints", c.Endpoints), slog.String("prefix", c.Prefix),
