@@ -104,6 +104,7 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g.Go(func() error { return stopped(p.world.keeper.Run(ctx)) })
 	g.Go(func() error { return stopped(p.world.startup.Run(ctx)) })
 	g.Go(func() error { return p.watchKernel(ctx) })
+	g.Go(func() error { return p.watchRules(ctx) })
 	g.Go(func() error { return stopped(p.engine.Run(ctx)) })
 	err = g.Wait()
 	c.Log.Info("flanneld stops; lease, devices and rules stay")
@@ -114,28 +115,6 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 		c.Log.Warn("the store could not be left in order", "err", err)
 	}
 	return err
-}
-
-// watchKernel rings when links, addresses, nexthop objects or routes change.
-// Without it every change still is found, by the next periodic pass that reads
-// all.
-func (p *parts) watchKernel(ctx context.Context) error {
-	w := probe.Watcher{Wants: p.engine.Wants, Carries: p.world.carries, Tell: func(doubt bool) {
-		p.engine.Ring()
-		if doubt {
-			p.engine.Doubt()
-		}
-	}}
-	for ctx.Err() == nil {
-		if err := probe.Watch(ctx, w); err != nil {
-			p.log.Warn("kernel notifications ended, subscribing again", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(resubscribe):
-		}
-	}
-	return nil
 }
 
 // stopped turns the end of a context into success: it is how a daemon stops.
@@ -154,6 +133,8 @@ type parts struct {
 	ring   *events.Ring
 	stores *stores
 	hooks  *hook.Driver
+	// children are the programs that changed firewall rules for us.
+	children probe.Children
 }
 
 func newParts(c Config, id *identity.Identity, st *stores) *parts {

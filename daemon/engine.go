@@ -45,7 +45,7 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 				},
 				Wake: p.engine.Ring, Log: c.Log,
 			})
-			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log}), p.hooks)
+			return append(kernel, tables, ipt.New(ipt.Options{Owner: owner, Log: c.Log, Host: ipt.System{Started: p.children.Add}}), p.hooks)
 		},
 		Files: file.New(),
 		NewBackend: func(s backend.Setup) (backend.Backend, []string, error) {

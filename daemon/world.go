@@ -169,6 +169,12 @@ func (w *world) carries(link string) bool {
 	return names == nil || slices.Contains(*names, link) || len(backend.Related([]facts.Link{{Name: link}})) > 0
 }
 
+// device says whether a link is a device of ours, or is to become one. One of
+// another instance has its name in the alias.
+func (w *world) device(name, alias string) bool {
+	return (alias == "" || alias == w.owner.Alias()) && len(backend.Related([]facts.Link{{Name: name}})) > 0
+}
+
 // uplink keeps the uplink there was, selects one, or holds on to the last.
 func (w *world) uplink(ctx context.Context, links []facts.Link, families []addr.Family) (facts.Node, error) {
 	wish := facts.Wish{

@@ -1,5 +1,14 @@
 package nl
 
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/addr"
+)
+
+// VisitRules reads a datagram of the nftables group.
+func VisitRules(v RuleVisitor, datagram []byte) error { return v.visit(datagram) }
+
 // DumpSeq is the sequence number that ReadDump expects.
 const DumpSeq = 7
 
@@ -20,12 +29,15 @@ func DecodeAll(datagram []byte) error {
 	return eachMessage(datagram, func(h header, body []byte) error {
 		_ = parseError(h, body)
 		_, _ = decodeEvent(h, body)
+		_, _ = decodeEvent(header{typ: unix.RTM_NEWNEIGH}, body)
 		_, _ = decodeLink(body)
 		_, _ = decodeAddress(body)
 		_, _ = decodeRoute(body)
 		_, _ = decodeNexthop(body)
 		if len(body) >= neighbourHeader {
 			_ = decodeNdm(body)
+			_, _, _ = decodeNeighbour(body, addr.IPv4, 1)
+			_, _, _ = decodeFDB(body, 1)
 		}
 		return nil
 	})

@@ -49,7 +49,7 @@ type Conn struct {
 
 // Dial opens a connection in the network namespace of the calling thread.
 func Dial() (*Conn, error) {
-	sock, err := dialOwn()
+	sock, err := dialOwn(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -266,20 +266,14 @@ func (c *Conn) receive(visit func(h header, body []byte) error) error {
 
 // read waits for one datagram.
 func read(raw syscall.RawConn, buf []byte) (int, error) {
-	var n, flags int
+	var n int
 	var err error
 	waitErr := raw.Read(func(fd uintptr) bool {
-		n, _, flags, _, err = unix.Recvmsg(int(fd), buf, nil, 0)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+		n, err = receive(int(fd), buf)
+		return !again(err)
 	})
-	switch {
-	case waitErr != nil:
-		return 0, fmt.Errorf("read from netlink: %w", waitErr)
-	case err != nil:
-		return 0, fmt.Errorf("read from netlink: %w", err)
-	case flags&unix.MSG_TRUNC != 0:
-		return 0, fmt.Errorf("read from netlink: %w", unix.EMSGSIZE)
-	default:
-		return n, nil
+	if waitErr != nil || err != nil {
+		return 0, fmt.Errorf("read from netlink: %w", errors.Join(waitErr, err))
 	}
+	return n, nil
 }

@@ -22,35 +22,37 @@ const (
 	portTries   = 16
 )
 
-// dialOwn opens a socket on a port of this process.
-func dialOwn() (*netlink.Conn, error) {
+// dialOwn opens a socket of a netlink family on a port of this process.
+func dialOwn(family int) (*netlink.Conn, error) {
 	for range portTries {
 		n := 1 + rand.Uint32N(1<<(32-processBits)-1) //nolint:gosec // tells sockets apart, hides nothing
-		sock, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{PID: uint32(os.Getpid())&processMask | n<<processBits})
+		sock, err := netlink.Dial(family, &netlink.Config{PID: uint32(os.Getpid())&processMask | n<<processBits})
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return sock, err
 		}
 	}
 	// By any other port, what it changes looks like a stranger's doing: then
 	// more is read than need be.
-	return netlink.Dial(unix.NETLINK_ROUTE, nil)
+	return netlink.Dial(family, nil)
 }
 
-// ignoreOwn makes the kernel drop notifications of what this process changed:
-// 20,000 routes of ours would overrun the socket, and say nothing new.
-func ignoreOwn(sock *netlink.Conn) error {
+// maxDevices is for how many devices a filter tells neighbours apart: a jump
+// inside of it reaches 255 instructions far. With more, all come through.
+const maxDevices = 64
+
+// attach makes the kernel drop, before it queues them, notifications of what
+// this process changed, because 20,000 routes of ours would overrun the socket
+// and say nothing new; and those of neighbours and forwarding entries of all
+// links but these, because those of a busy host's containers never end. It
+// takes the place of the filter that was there at once.
+func attach(sock *netlink.Conn, links []int) error {
 	raw, err := sock.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("filter notifications: %w", err)
 	}
-	const port, accept = 12, 1<<32 - 1 // offset of nlmsghdr.nlmsg_pid; bytes of a message
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: port},
-		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: asLoaded(^uint32(processMask)), Jf: 3},
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: asLoaded(processMask)},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: asLoaded(uint32(os.Getpid()) & processMask), Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: accept},
+	program := foreignPort()
+	if len(links) <= maxDevices {
+		program = append(neighboursOf(links), program...)
 	}
 	if ctlErr := raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
@@ -59,6 +61,50 @@ func ignoreOwn(sock *netlink.Conn) error {
 		return fmt.Errorf("filter notifications: %w", errors.Join(ctlErr, err))
 	}
 	return nil
+}
+
+// Offsets in a notification, in bytes.
+const (
+	atType  = 4               // nlmsghdr.nlmsg_type
+	atPort  = 12              // nlmsghdr.nlmsg_pid
+	atIndex = headerSize + 4  // ndmsg.ndm_ifindex
+	whole   = 1<<32 - 1       // accept: how many bytes of a message to pass on
+	load    = unix.BPF_LD | unix.BPF_ABS
+	equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+)
+
+// neighboursOf drops notifications of neighbours of other links, and requests to
+// resolve one. All else goes on behind its end.
+func neighboursOf(links []int) []unix.SockFilter {
+	n := uint8(len(links))
+	program := []unix.SockFilter{
+		{Code: load | unix.BPF_H, K: atType},
+		{Code: equal, K: typeAsLoaded(unix.RTM_NEWNEIGH), Jt: 3},
+		{Code: equal, K: typeAsLoaded(unix.RTM_DELNEIGH), Jt: 2},
+		{Code: equal, K: typeAsLoaded(unix.RTM_GETNEIGH), Jt: n + 2},
+		{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(n) + 2},
+		{Code: load | unix.BPF_W, K: atIndex},
+	}
+	for i, index := range links {
+		program = append(program, unix.SockFilter{Code: equal, K: asLoaded(uint32(index)), Jt: n - uint8(i)})
+	}
+	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
+}
+
+// foreignPort drops what bears a port of this process.
+func foreignPort() []unix.SockFilter {
+	return []unix.SockFilter{
+		{Code: load | unix.BPF_W, K: atPort},
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: asLoaded(^uint32(processMask)), Jf: 3},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: asLoaded(processMask)},
+		{Code: equal, K: asLoaded(uint32(os.Getpid()) & processMask), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: whole},
+	}
+}
+
+func typeAsLoaded(v uint16) uint32 {
+	return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, v)))
 }
 
 // asLoaded is v as a filter sees it: filters load in network byte order, and

@@ -14,7 +14,7 @@ import (
 // header is struct nlmsghdr without its length.
 type header struct {
 	typ, flags uint16
-	seq        uint32
+	seq, port  uint32
 }
 
 const headerSize = 16
@@ -26,7 +26,10 @@ func eachMessage(b []byte, visit func(h header, body []byte) error) error {
 		if size < headerSize || size > len(b) {
 			return fmt.Errorf("netlink message of %d bytes in %d: %w", size, len(b), unix.EBADMSG)
 		}
-		h := header{typ: binary.NativeEndian.Uint16(b[4:]), flags: binary.NativeEndian.Uint16(b[6:]), seq: binary.NativeEndian.Uint32(b[8:])}
+		h := header{
+			typ: binary.NativeEndian.Uint16(b[4:]), flags: binary.NativeEndian.Uint16(b[6:]),
+			seq: binary.NativeEndian.Uint32(b[8:]), port: binary.NativeEndian.Uint32(b[12:]),
+		}
 		if err := visit(h, b[headerSize:size]); err != nil {
 			return err
 		}

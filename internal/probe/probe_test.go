@@ -3,23 +3,14 @@ package probe_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/driver/drivertest"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
-	"github.com/flannel-ng/flannel-ng/internal/nl"
 	"github.com/flannel-ng/flannel-ng/internal/probe"
-	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 func links(t *testing.T) map[string]facts.Link {
@@ -260,153 +251,6 @@ func TestRoutesToMany(t *testing.T) {
 	if found, err = probe.RoutesTo(ctx, q); !errors.Is(err, context.Canceled) || found != nil {
 		t.Errorf("cancelled: %v, %v", found, err)
 	}
-}
-
-// watch runs Watch on the test host. Routes of ours are wanted as the test host
-// has them, and stand on eth0 and fvx.
-func watch(t *testing.T, tell func(doubt bool)) {
-	t.Helper()
-	ours := []string{"203.0.113.64/26", "10.200.0.0/24"}
-	w := probe.Watcher{
-		Tell:    tell,
-		Wants:   func(p netip.Prefix) bool { return slices.Contains(ours, p.String()) },
-		Carries: func(link string) bool { return link == "eth0" || link == "fvx" },
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	drivertest.Go(t, func() { done <- probe.Watch(ctx, w) })
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("watch: %v", err)
-		}
-	})
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain: " + what)
-		}
-	}
-}
-
-func TestWatch(t *testing.T) {
-	drivertest.Namespace(t)
-	var wakes, doubts atomic.Int64
-	watch(t, func(doubt bool) {
-		if doubt {
-			doubts.Add(1)
-		}
-		wakes.Add(1)
-	})
-	until(t, "first wake", func() bool { return wakes.Load() > 0 })
-	if doubts.Load() != 1 {
-		t.Error("no doubt about what happened before")
-	}
-	for _, c := range []struct {
-		command string
-		doubt   bool
-	}{
-		{"ip link set foreign1 mtu 1300", false},
-		{"ip addr add 192.0.2.50/32 dev foreign0", false},
-		{"ip addr del 192.0.2.50/32 dev foreign0", false},
-		{"ip -6 addr add 2001:db8:7::50/128 dev foreign0 nodad", false},
-		{"ip addr add 198.51.100.77/24 dev eth0", false},
-		{"ip addr del 198.51.100.77/24 dev eth0", true},
-		{"ip route add 203.0.113.250/32 dev foreign0", false},
-		{"ip route del 203.0.113.64/26 proto 70", true},
-		{"ip route add default via 198.51.100.254 dev eth0", false},
-		{"ip -6 route add default via 2001:db8::fe dev eth0", false},
-		{"ip route add 198.51.100.128/25 via 192.0.2.9 dev foreign0", false},
-		{"ip addr add 10.77.0.1/16 dev foreign0", false},
-		{"ip route add 10.77.8.0/24 via 192.0.2.9 dev foreign0", false},
-		{"ip route replace 10.200.0.0/24 via 198.51.100.7 dev eth0 proto static", true},
-		{"ip nexthop add id 1073741830 via 198.51.100.9 dev eth0 proto 70", true},
-		{"ip nexthop del id 1073741830", true},
-		{"ip link set fvx mtu 1300", true},
-		{"ip link set fvx down", true},
-		{"ip link set fvx name other", true},
-		{"ip link set eth0 mtu 1300", true},
-		{"ip link del eth0", true},
-	} {
-		before, doubtful := wakes.Load(), doubts.Load()
-		drivertest.Run(t, c.command)
-		until(t, c.command, func() bool { return wakes.Load() > before })
-		if c.doubt {
-			until(t, c.command+" leaves doubt", func() bool { return doubts.Load() > doubtful })
-		} else if doubts.Load() > doubtful {
-			t.Errorf("%s: leaves doubt", c.command)
-		}
-	}
-}
-
-// Notifications come in order, so the wake of a change that counts shows that
-// those before it did not.
-func TestWatchIsQuiet(t *testing.T) {
-	drivertest.Namespace(t)
-	var wakes atomic.Int64
-	watch(t, func(bool) { wakes.Add(1) })
-	until(t, "first wake", func() bool { return wakes.Load() > 0 })
-	c, err := nl.Dial()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	// What this process does is no news to it, even where it wants a route.
-	own := nl.Route{Dst: netip.MustParsePrefix("203.0.113.64/26"), Type: nl.Blackhole, Protocol: state.Protocol}
-	if err := errors.Join(c.Do(t.Context(), []nl.Request{nl.DelRoute(own), nl.AddRoute(own)})...); err != nil {
-		t.Fatal(err)
-	}
-	for i, command := range []string{
-		"ip route add 203.0.113.251/32 dev foreign0 proto 70",
-		"ip route add 203.0.113.252/32 dev foreign0 table 77",
-		"ip route add 10.99.0.0/16 via 192.0.2.9 dev foreign0 proto bird",
-		"ip route del 10.99.0.0/16 via 192.0.2.9 dev foreign0 proto bird",
-		"ip -6 route add 2001:db8:99::/48 via 2001:db8:7::9 dev foreign0 proto bird",
-		"ip route add 198.0.0.0/8 via 192.0.2.9 dev foreign0 proto bird",
-		"ip neigh add 192.0.2.60 lladdr 02:00:00:00:00:60 dev foreign0",
-		"bridge fdb add 02:00:00:00:00:60 dev fvx dst 198.51.100.60 self permanent",
-	} {
-		before := wakes.Load()
-		drivertest.Run(t, command)
-		drivertest.Run(t, "ip link set foreign1 alias after"+strconv.Itoa(i))
-		until(t, "after "+command, func() bool { return wakes.Load() > before })
-		if n := wakes.Load() - before; n != 1 {
-			t.Errorf("%s: woke %d times", command, n-1)
-		}
-	}
-}
-
-// Lost notifications wake. The flood is of routes that would not by
-// themselves, so that nothing else can be the cause.
-func TestOverrun(t *testing.T) {
-	drivertest.Namespace(t)
-	var wakes atomic.Int64
-	hold := make(chan struct{})
-	watch(t, func(bool) {
-		if wakes.Add(1) == 2 {
-			<-hold
-		}
-	})
-	until(t, "first wake", func() bool { return wakes.Load() == 1 })
-	drivertest.Run(t, "ip link set foreign1 mtu 1300")
-	until(t, "second wake", func() bool { return wakes.Load() == 2 })
-	var flood strings.Builder
-	for i := range 5000 {
-		fmt.Fprintf(&flood, "route add blackhole 10.5.%d.%d/32 proto 70\n", i>>8, i&255)
-	}
-	file := filepath.Join(t.TempDir(), "flood")
-	if err := os.WriteFile(file, []byte(flood.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	drivertest.Run(t, "ip -batch "+file)
-	close(hold)
-	until(t, "wake after the overrun", func() bool { return wakes.Load() > 2 })
-	before := wakes.Load()
-	drivertest.Run(t, "ip link set foreign1 mtu 1400")
-	until(t, "wake as usual", func() bool { return wakes.Load() > before })
 }
 
 func TestForwarding(t *testing.T) {

@@ -12,27 +12,58 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
+// Change is what a notification amounts to.
+type Change struct {
+	// Facts of this host, or rules beside ours, may be others.
+	Facts bool
+	// Doubt: objects of ours may have been changed, or be gone.
+	Doubt bool
+	// By is whoever did it, for people: a program with its process number,
+	// "the kernel"; "" where that is not known. It has no control characters.
+	By string
+}
+
+// add merges two changes. Whoever left doubt is named, and a program rather
+// than the kernel, which may only have followed.
+func (c *Change) add(o Change) {
+	if o.By != "" && (c.By == "" || o.Doubt && !c.Doubt || o.Doubt == c.Doubt && c.By == theKernel) {
+		c.By = o.By
+	}
+	c.Facts, c.Doubt = c.Facts || o.Facts, c.Doubt || o.Doubt
+}
+
+func (c Change) matters() bool { return c.Facts || c.Doubt }
+
 // Watcher is who is told of changes, and asked which of them matter. All of its
 // functions must be safe for concurrent use, and must not block for long.
 type Watcher struct {
-	// Tell says that something changed that this host's facts depend on. With
-	// doubt, objects of ours may have changed, too, or gone.
-	Tell func(doubt bool)
+	Tell func(Change)
 	// Wants says whether there is to be a route of ours to p.
 	Wants func(p netip.Prefix) bool
+	// Wanted is the neighbour or forwarding entry that there is to be under a
+	// key; nil: none.
+	Wanted func(state.Key) state.Object
+	// Nexthop says whether a nexthop object of that id can only be ours.
+	Nexthop func(id uint32) bool
+	// Device says whether a link of that name and alias is a device of ours.
+	Device func(name, alias string) bool
 	// Carries says whether objects of ours stand on the link, or lead over it.
 	Carries func(link string) bool
 }
 
-// Watch tells w whenever links, addresses, nexthop objects or routes that matter
-// are changed, by anybody but this process, until ctx ends or notifications
-// cannot be had. Lost notifications are a doubt, too: nobody knows what they
-// said.
+// Watch tells w whenever links, addresses, nexthop objects, neighbours,
+// forwarding entries or routes that matter are changed, by anybody but this
+// process, until ctx ends or notifications cannot be had. Lost notifications are
+// a doubt, too: nobody knows what they said.
 //
 // Routes that matter are default routes, those inside a network that this host
 // has an address in, those without a gateway, and those where one of ours is
 // wanted. All others, a routing daemon's thousands, are left to the periodic
-// pass.
+// pass. Neighbours and forwarding entries matter on devices of ours.
+//
+// Links are an exception: the kernel does not tell who changed one, so that our
+// own changes are told, too. That is wanted: the kernel may have dropped what
+// stood on the link, without a word.
 //
 // After an overrun the subscription is made anew: until its queue is drained,
 // the kernel drops further notifications without another word.
@@ -42,7 +73,6 @@ func Watch(ctx context.Context, w Watcher) error {
 		if err != nil {
 			return err
 		}
-		w.Tell(true) // of what happened before this subscription, nothing is known
 		err = listen(ctx, s, w)
 		_ = s.Close()
 		switch {
@@ -62,26 +92,23 @@ func listen(ctx context.Context, s *nl.Subscription, w Watcher) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	in := interest{Watcher: w, names: map[int]string{}, stale: true}
-	if err := in.readNames(ctx, c); err != nil {
+	in := interest{Watcher: w, links: map[int]device{}, moved: true, stale: true}
+	if err := in.readLinks(ctx, c); err != nil {
 		return err
 	}
-	for {
-		if in.stale {
-			if err := in.readNetworks(ctx, c); err != nil {
-				return err
-			}
-		}
-		news, doubt := false, false
-		err := s.Receive(ctx, func(e nl.Event) {
-			changed, doubtful := in.concerns(e)
-			news, doubt = news || changed, doubt || doubtful
-		})
-		if err != nil {
+	// Of what happened before, nothing is known.
+	for change := (Change{Facts: true, Doubt: true}); ; {
+		if err := in.prepare(ctx, s, c); err != nil {
 			return err
 		}
-		if news || doubt {
-			w.Tell(doubt)
+		// Not before: what happens on a device of ours that the filter does not
+		// know yet is found by whoever looks after this.
+		if change.matters() {
+			w.Tell(change)
+		}
+		change = Change{}
+		if err := s.Receive(ctx, func(e nl.Event) { change.add(in.concerns(e)) }); err != nil {
+			return err
 		}
 	}
 }
@@ -89,20 +116,49 @@ func listen(ctx context.Context, s *nl.Subscription, w Watcher) error {
 // interest is what tells the changes that matter from the others.
 type interest struct {
 	Watcher
-	names    map[int]string // of links, by index
+	links    map[int]device
+	devices  []int          // of ours, as the subscription knows them
+	moved    bool           // there may be others
 	networks []netip.Prefix // that this host has an address in
 	stale    bool           // networks are to be read anew
 }
 
-func (in *interest) readNames(ctx context.Context, c *nl.Conn) error {
+type device struct{ name, alias string }
+
+func (in *interest) readLinks(ctx context.Context, c *nl.Conn) error {
 	links, err := c.Links(ctx, "")
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range links {
-		in.names[l.Index] = l.Name
+		in.links[l.Index] = device{l.Name, l.Alias}
 	}
 	return nil
+}
+
+// prepare brings up to date what the next notifications are judged by.
+func (in *interest) prepare(ctx context.Context, s *nl.Subscription, c *nl.Conn) error {
+	if in.stale {
+		if err := in.readNetworks(ctx, c); err != nil {
+			return err
+		}
+	}
+	if !in.moved {
+		return nil
+	}
+	in.moved = false
+	var devices []int
+	for index, l := range in.links {
+		if in.Device(l.name, l.alias) {
+			devices = append(devices, index)
+		}
+	}
+	slices.Sort(devices)
+	if slices.Equal(devices, in.devices) {
+		return nil
+	}
+	in.devices = devices
+	return s.Attend(devices)
 }
 
 func (in *interest) readNetworks(ctx context.Context, c *nl.Conn) error {
@@ -121,37 +177,101 @@ func (in *interest) readNetworks(ctx context.Context, c *nl.Conn) error {
 	return nil
 }
 
-// concerns says whether e is about facts of this host, and whether it leaves
-// doubt about what is ours.
-func (in *interest) concerns(e nl.Event) (facts, doubt bool) {
+// concerns says whether e is about facts of this host, whether it leaves doubt
+// about what is ours, and if so, who did it.
+func (in *interest) concerns(e nl.Event) Change {
+	c := in.judge(e)
+	if c.matters() {
+		c.By = who(e)
+	}
+	return c
+}
+
+func (in *interest) judge(e nl.Event) Change {
 	switch e.Subject {
 	case nl.SubjectLink:
-		// Under either name: a renamed link has lost nothing, but is another's.
-		doubt = in.Carries(in.names[e.Link]) || in.Carries(e.Name)
-		in.names[e.Link] = e.Name
-		if e.Gone {
-			delete(in.names, e.Link)
-		}
-		return true, doubt
+		return Change{Facts: true, Doubt: in.link(e)}
 	case nl.SubjectAddress:
 		in.stale = true
-		return true, e.Gone && in.Carries(in.names[e.Link])
+		return Change{Facts: true, Doubt: in.address(e)}
 	case nl.SubjectNexthop:
-		return false, e.Protocol == state.Protocol
+		return Change{Doubt: in.Nexthop(e.ID)}
+	case nl.SubjectNeighbour:
+		return Change{Doubt: in.neighbour(e)}
+	case nl.SubjectFDB:
+		return Change{Doubt: in.forwarding(e)}
 	default:
 		return in.route(e.Route)
 	}
 }
 
-func (in *interest) route(r nl.Route) (facts, doubt bool) {
+// link takes in that a link changed. It leaves doubt under either name: a
+// renamed link has lost nothing, but is another's.
+func (in *interest) link(e nl.Event) bool {
+	doubt := in.Carries(in.links[e.Link].name) || in.Carries(e.Name)
+	in.links[e.Link] = device{e.Name, e.Alias}
+	if e.Gone {
+		delete(in.links, e.Link)
+	}
+	in.moved = true
+	return doubt
+}
+
+// address says whether an address leaves doubt: one that is gone may have taken
+// routes along, and one that came does not belong on a device of ours. The
+// kernel itself makes IPv6 link-local ones.
+func (in *interest) address(e nl.Event) bool {
+	l := in.links[e.Link]
+	if e.Gone {
+		return in.Carries(l.name)
+	}
+	a := e.Addr.Addr()
+	return in.Device(l.name, l.alias) && !(a.Is6() && a.IsLinkLocalUnicast())
+}
+
+// neighbour leaves doubt if it is not as wanted, or a permanent one where none is
+// wanted. The kernel says twice that one was deleted on request: as failed, with
+// the port of the requester, and as gone, without. So the latter counts only for
+// those that went with their link. What the kernel learns by itself is no affair
+// of ours unless it takes the place of a wanted one.
+func (in *interest) neighbour(e nl.Event) bool {
+	n := state.Neighbour{Link: in.links[e.Link].name, IP: e.Neighbour.IP, MAC: e.Neighbour.MAC}
+	if !n.IP.IsValid() {
+		return true
+	}
+	switch want := in.Wanted(n.Key()); {
+	case want == nil:
+		return e.Permanent && !e.Gone
+	case e.Gone:
+		return e.Permanent
+	default:
+		return !e.Permanent || want != state.Object(n)
+	}
+}
+
+// forwarding is the same for forwarding entries. The kernel tells nobody's port
+// here, so that our own are among them: they are as wanted.
+func (in *interest) forwarding(e nl.Event) bool {
+	f := state.FDBEntry{Link: in.links[e.Link].name, MAC: e.FDB.MAC, Dst: e.FDB.Dst}
+	switch want := in.Wanted(f.Key()); {
+	case want == nil:
+		return e.Permanent && !e.Gone
+	case e.Gone:
+		return true
+	default:
+		return !e.Permanent || e.FDB.Special || want != state.Object(f)
+	}
+}
+
+func (in *interest) route(r nl.Route) Change {
 	if in.Wants(r.Dst) {
-		return true, true
+		return Change{Facts: true, Doubt: true}
 	}
 	if r.Protocol == state.Protocol {
-		return false, false // another instance's
+		return Change{} // another instance's
 	}
 	onLink := r.Type == nl.Unicast && !r.Via.IsValid() && r.Nexthop == 0
-	return onLink || r.Dst.Bits() <= 0 || slices.ContainsFunc(in.networks, func(n netip.Prefix) bool {
+	return Change{Facts: onLink || r.Dst.Bits() <= 0 || slices.ContainsFunc(in.networks, func(n netip.Prefix) bool {
 		return n.Bits() <= r.Dst.Bits() && n.Contains(r.Dst.Addr())
-	}), false
+	})}
 }

@@ -38,6 +38,10 @@ func idsOf(owner state.Owner) ids {
 	return ids{idMark | n<<indexBits}
 }
 
+// Reserved says whether an id is in the range of an owner: whoever touches such
+// an object touches one of the owner's.
+func Reserved(owner state.Owner, id uint32) bool { return idsOf(owner).contains(id) }
+
 func (r ids) contains(id uint32) bool { return id>>indexBits == r.base>>indexBits }
 
 // nexthop is an object of ours that no route needs, as a change to make.

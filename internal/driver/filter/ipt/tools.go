@@ -33,6 +33,9 @@ type System struct {
 	// Patience bounds one run of a program; 0 means ten seconds. Without a
 	// bound one that hangs would stop every pass.
 	Patience time.Duration
+	// Started is told the number of each process, before it is waited for; nil:
+	// nobody asks.
+	Started func(pid int)
 }
 
 const (
@@ -58,16 +61,22 @@ func (s System) Run(ctx context.Context, stdin string, argv []string) (string, e
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.WaitDelay = pipeWait
 	cmd.Stdin = strings.NewReader(stdin)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Start()
+	if err == nil {
+		if s.Started != nil {
+			s.Started(cmd.Process.Pid)
+		}
+		err = cmd.Wait()
+	}
 	if errors.Is(context.Cause(ctx), errHangs) && err != nil {
 		err = fmt.Errorf("ended after %s: %w: %w", patience, errHangs, err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(stderr.String()), " "))
 	}
-	return string(out), nil
+	return stdout.String(), nil
 }
 
 // errHangs names the usual reason, because the program was in no state to.
