@@ -65,10 +65,10 @@ func attach(sock *netlink.Conn, links []int) error {
 
 // Offsets in a notification, in bytes.
 const (
-	atType  = 4               // nlmsghdr.nlmsg_type
-	atPort  = 12              // nlmsghdr.nlmsg_pid
-	atIndex = headerSize + 4  // ndmsg.ndm_ifindex
-	whole   = 1<<32 - 1       // accept: how many bytes of a message to pass on
+	atType  = 4              // nlmsghdr.nlmsg_type
+	atPort  = 12             // nlmsghdr.nlmsg_pid
+	atIndex = headerSize + 4 // ndmsg.ndm_ifindex
+	whole   = 1<<32 - 1      // accept: how many bytes of a message to pass on
 	load    = unix.BPF_LD | unix.BPF_ABS
 	equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 )

@@ -3,10 +3,8 @@ package nl
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -38,11 +36,7 @@ type RuleVisitor struct {
 
 // RuleSubscription receives notifications of changes of nftables tables for
 // IPv4 or IPv6. What legacy iptables changes, the kernel does not tell.
-type RuleSubscription struct {
-	sock *netlink.Conn
-	raw  syscall.RawConn
-	buf  []byte
-}
+type RuleSubscription struct{ feed *feed }
 
 // ruleBuffer in bytes: the kernel tells of each rule, and a proxy may write
 // thousands in one transaction.
@@ -56,26 +50,23 @@ func SubscribeRules() (*RuleSubscription, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
-	raw, err := sock.SyscallConn()
-	if err == nil {
-		err = sock.SetReadBuffer(ruleBuffer)
-	}
-	if err == nil {
-		err = sock.JoinGroup(unix.NFNLGRP_NFTABLES)
-	}
+	f, err := newFeed(sock, ruleBuffer)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("subscribe to nftables: %w", err), sock.Close())
+		return nil, err
 	}
-	return &RuleSubscription{sock: sock, raw: raw, buf: make([]byte, datagramSize)}, nil
+	if err := f.join(unix.NFNLGRP_NFTABLES); err != nil {
+		return nil, err
+	}
+	return &RuleSubscription{f}, nil
 }
 
 // Close ends the subscription.
-func (s *RuleSubscription) Close() error { return s.sock.Close() }
+func (s *RuleSubscription) Close() error { return s.feed.sock.Close() }
 
 // Receive waits for notifications and passes them to v. It returns ErrOverrun
 // when some were lost, and the context's error when it ends.
 func (s *RuleSubscription) Receive(ctx context.Context, v RuleVisitor) error {
-	return drain(ctx, s.sock, s.raw, func(n int) error { return v.visit(s.buf[:n]) }, s.buf)
+	return s.feed.drain(ctx, v.visit)
 }
 
 func (v RuleVisitor) visit(datagram []byte) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -61,11 +60,7 @@ type Event struct {
 // who it was: it does not for links, for forwarding entries, and for the last
 // word about a deleted neighbour. Nor does it tell of the routes that it drops
 // with a link that goes down, or with a nexthop object.
-type Subscription struct {
-	sock *netlink.Conn
-	raw  syscall.RawConn
-	buf  []byte
-}
+type Subscription struct{ feed *feed }
 
 // Subscribe opens a subscription in the namespace of the calling thread.
 func Subscribe() (*Subscription, error) {
@@ -76,46 +71,40 @@ func Subscribe() (*Subscription, error) {
 	if err := attach(sock, nil); err != nil {
 		return nil, errors.Join(err, sock.Close())
 	}
-	if err := sock.SetReadBuffer(eventBuffer); err != nil {
-		return nil, errors.Join(fmt.Errorf("size netlink buffer: %w", err), sock.Close())
+	f, err := newFeed(sock, eventBuffer)
+	if err != nil {
+		return nil, err
 	}
+	_ = sock.JoinGroup(unix.RTNLGRP_NEXTHOP) // not before Linux 5.3, which has no objects to tell of
 	for _, g := range []uint32{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_NEIGH, unix.RTNLGRP_NEXTHOP,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_NEIGH,
 	} {
-		if g == unix.RTNLGRP_NEXTHOP {
-			_ = sock.JoinGroup(g) // not before Linux 5.3, which has no objects to tell of
-			continue
-		}
-		if err := sock.JoinGroup(g); err != nil {
-			return nil, errors.Join(fmt.Errorf("join netlink group %d: %w", g, err), sock.Close())
+		if err := f.join(g); err != nil {
+			return nil, err
 		}
 	}
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open netlink socket: %w", err), sock.Close())
-	}
-	return &Subscription{sock: sock, raw: raw, buf: make([]byte, datagramSize)}, nil
+	return &Subscription{f}, nil
 }
 
 // Close ends the subscription.
-func (s *Subscription) Close() error { return s.sock.Close() }
+func (s *Subscription) Close() error { return s.feed.sock.Close() }
 
 // Attend makes neighbours and forwarding entries of these links, by index, and
 // of no others come through.
-func (s *Subscription) Attend(links []int) error { return attach(s.sock, links) }
+func (s *Subscription) Attend(links []int) error { return attach(s.feed.sock, links) }
 
 // Receive waits for notifications and passes each to visit. It returns
 // ErrOverrun when some were lost, and the context's error when it ends.
 func (s *Subscription) Receive(ctx context.Context, visit func(Event)) error {
-	return drain(ctx, s.sock, s.raw, func(n int) error {
-		return eachMessage(s.buf[:n], func(h header, body []byte) error {
+	return s.feed.drain(ctx, func(datagram []byte) error {
+		return eachMessage(datagram, func(h header, body []byte) error {
 			if e, ok := decodeEvent(h, body); ok {
 				visit(e)
 			}
 			return nil
 		})
-	}, s.buf)
+	})
 }
 
 // decodeEvent drops what concerns nobody: bridge port states, other tables,

@@ -91,7 +91,6 @@ func filterOf(mode state.FilterMode) *state.Set {
 	}}}
 }
 
-
 // Every change of rules that ours are among is told with who made it.
 func TestWatchRules(t *testing.T) {
 	l, _ := watchRules(t)

@@ -226,7 +226,7 @@ func (in *interest) address(e nl.Event) bool {
 		return in.Carries(l.name)
 	}
 	a := e.Addr.Addr()
-	return in.Device(l.name, l.alias) && !(a.Is6() && a.IsLinkLocalUnicast())
+	return in.Device(l.name, l.alias) && (a.Is4() || !a.IsLinkLocalUnicast())
 }
 
 // neighbour leaves doubt if it is not as wanted, or a permanent one where none is
