@@ -48,7 +48,8 @@ const resubscribe = time.Second
 const closing = 3 * time.Second
 
 // Run runs a daemon until ctx ends, and then stops it in order: what is in the
-// kernel and the lease stay, the session ends.
+// kernel and the lease stay, the session ends; with --cleanup-on-exit nothing
+// stays.
 func Run(ctx context.Context, c Config) error {
 	for _, w := range c.Options.Warnings {
 		c.Log.Warn("option", "text", w)
@@ -74,8 +75,12 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, alone.Close())
 	}
 	socket, err := control.Listen(ctx, c.Options.ControlSocket)
+	var left parting
 	if err == nil {
-		err = run(ctx, c, id, ports{health, socket})
+		left, err = run(ctx, c, id, ports{health, socket})
+	}
+	if err == nil && left.cleans {
+		err = cleanUp(ctx, c, left)
 	}
 	return errors.Join(err, id.Close(), alone.Close())
 }
@@ -86,11 +91,12 @@ type ports struct {
 	socket net.Listener
 }
 
-func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
+func run(ctx context.Context, c Config, id *identity.Identity, at ports) (parting, error) {
 	stores, err := openStore(ctx, c, id)
 	if err != nil {
-		return errors.Join(err, at.socket.Close())
+		return parting{}, errors.Join(err, at.socket.Close())
 	}
+	asked := ctx // to stop
 	p := newParts(c, id, stores)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -107,14 +113,19 @@ func run(ctx context.Context, c Config, id *identity.Identity, at ports) error {
 	g.Go(func() error { return p.watchRules(ctx) })
 	g.Go(func() error { return stopped(p.engine.Run(ctx)) })
 	err = g.Wait()
-	c.Log.Info("flanneld stops; lease, devices and rules stay")
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
 	p.hooks.Wait() // a command is not cut short at once
+	var left parting
+	if c.Options.CleanupOnExit && err == nil && asked.Err() != nil {
+		left = p.leave(asked)
+	} else {
+		c.Log.Info("flanneld stops; lease, devices and rules stay")
+	}
 	if err := stores.close(context.WithoutCancel(ctx)); err != nil {
 		// A session expires by itself; a stop is orderly without its end.
 		c.Log.Warn("the store could not be left in order", "err", err)
 	}
-	return err
+	return left, err
 }
 
 // stopped turns the end of a context into success: it is how a daemon stops.

@@ -18,6 +18,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/ipt"
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
 	"github.com/flannel-ng/flannel-ng/internal/driver/hook"
+	"github.com/flannel-ng/flannel-ng/internal/driver/sysctl"
 	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
@@ -39,6 +40,7 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 		NewDrivers: func(networks []netip.Prefix) []reconcile.Driver {
 			kernel := drivers.All(drivers.Options{
 				Owner: owner, Networks: networks, TakeOver: c.Options.TakeOver, ClassicRoutes: c.Options.Classic,
+				Switches: sysctl.Options{Record: state.SwitchRecord(c.Options.SubnetFile), Owner: owner},
 				Forwarder: tunnel.Process{
 					Socket: state.TunnelSocket(c.Options.SubnetFile), Build: c.Version,
 					Flags: []string{"--log-format", string(c.Options.LogFormat)},

@@ -37,7 +37,7 @@ func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, e
 	}
 	inner := etcd.New(client, etcd.Options{HostID: id.Host, BootID: id.Boot, Log: c.Log})
 	return &stores{client: client, inner: inner, member: member, watched: lastgood.New(inner, lastgood.Options{
-		Path:     filepath.Join(c.Options.StateDir, "last-known-good.json"),
+		Path:     filepath.Join(c.Options.StateDir, lastgood.FileName),
 		Identity: strings.Join(c.Options.Etcd.Endpoints, ",") + c.Options.Etcd.Prefix,
 		Log:      c.Log,
 	})}, nil

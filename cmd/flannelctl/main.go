@@ -1,5 +1,6 @@
 // Command flannelctl looks at a fabric and changes its leases and config. All
-// logic is in internal/ctl; here it meets the operating system and etcd.
+// logic is in internal/ctl; here it meets the operating system, the drivers and
+// etcd.
 package main
 
 import (
@@ -33,6 +34,7 @@ func run(args []string) int {
 		Stderr:       os.Stderr,
 		Dial:         dial,
 		Restore:      restore,
+		Cleanup:      takeOff,
 		CheckBackend: checkBackend,
 		RouteTable:   "/proc/self/net/route",
 	}, args)

@@ -41,6 +41,8 @@ type Env struct {
 	// where the former directory is now, if there was one. It fails with ErrBusy
 	// and ErrNotEmpty.
 	Restore func(Restore) (info SnapshotInfo, aside string, err error)
+	// Cleanup takes flanneld off this host. Its error says that nothing was tried.
+	Cleanup func(context.Context, Cleanup) (CleanupReport, error)
 	// CheckBackend checks the Backend object of a config by the rules of the
 	// backend that it names.
 	CheckBackend func(config.Network) (warnings []string, err error)
@@ -90,8 +92,8 @@ func Command(env Env) *cobra.Command {
 		Use:   "flannelctl",
 		Short: "Look at a flannel-ng fabric and change its leases and config",
 		Long: `flannelctl asks the flanneld of this host over its control socket (status,
-plan, events), and works on the store that all hosts share (lease, config,
-store).
+plan, events), works on the store that all hosts share (lease, config, store),
+and takes flanneld off this host (cleanup).
 
 Exit codes: 0 done, 1 error, 3 not ready (status).`,
 		Args:          cobra.ArbitraryArgs,
@@ -115,7 +117,7 @@ Exit codes: 0 done, 1 error, 3 not ready (status).`,
 	root.AddCommand(
 		a.statusCommand(), a.planCommand(), a.eventsCommand(),
 		a.leaseCommand(), a.configCommand(), a.storeCommand(),
-		a.dockerOptsCommand(), a.versionCommand(),
+		a.dockerOptsCommand(), a.cleanupCommand(), a.versionCommand(),
 	)
 	return root
 }

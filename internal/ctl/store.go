@@ -82,13 +82,18 @@ func (o *StoreOptions) register(flags *pflag.FlagSet) {
 		"password of the etcd user; better in the environment, where ps does not show it")
 }
 
+// flagEnv is the environment variable of a flag of flanneld.
+func flagEnv(flag string) string {
+	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
 // open dials the store. An option that was not given on the command line is
 // taken from FLANNELD_ETCD_…, so that flannelctl works with the environment
 // file of the daemon.
 func (a *app) open(cmd *cobra.Command) (*Store, error) {
 	var errs []error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		name := "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := flagEnv(f.Name)
 		v, ok := a.lookupEnv(name)
 		if !ok || f.Changed || !strings.HasPrefix(f.Name, storeFlag) {
 			return

@@ -2,7 +2,7 @@
 // the state directory.
 //
 // It owns the files "lock" and "host-id" there. It knows no store. Called by
-// the daemon.
+// the daemon and by cleanup.
 package identity
 
 import (
@@ -37,12 +37,12 @@ func Open(dir string) (*Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w (choose another with --state-dir)", err)
 	}
-	lock, err := hold(filepath.Join(dir, "lock"))
+	lock, err := hold(filepath.Join(dir, LockFile))
 	if err != nil {
 		return nil, fmt.Errorf("state directory %s: %w", dir, err)
 	}
 	id := &Identity{lock: lock}
-	if id.Host, err = hostID(filepath.Join(dir, "host-id")); err != nil {
+	if id.Host, err = hostID(filepath.Join(dir, HostIDFile)); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -53,6 +53,21 @@ func Open(dir string) (*Identity, error) {
 	return id, nil
 }
 
+// Names of the files in the state directory.
+const (
+	HostIDFile = "host-id"
+	LockFile   = "lock"
+)
+
+// Hold locks the state directory as Open does, and makes no id.
+func Hold(dir string) (io.Closer, error) {
+	lock, err := hold(filepath.Join(dir, LockFile))
+	if err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	return lock, nil
+}
+
 // Lock makes sure that one daemon alone serves a subnet file: what it owns on
 // the host is told by the path of that file. The lock ends with Close or with
 // the process; its file stays.
@@ -60,12 +75,15 @@ func Lock(subnetFile string) (io.Closer, error) {
 	if err := os.MkdirAll(filepath.Dir(subnetFile), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the subnet file: %w", err)
 	}
-	lock, err := hold(subnetFile + ".lock")
+	lock, err := hold(LockOf(subnetFile))
 	if err != nil {
 		return nil, fmt.Errorf("subnet file %s: %w", subnetFile, err)
 	}
 	return lock, nil
 }
+
+// LockOf is the file that Lock locks.
+func LockOf(subnetFile string) string { return subnetFile + ".lock" }
 
 // hold opens and locks a file, or says who may have it.
 func hold(path string) (*os.File, error) {
@@ -86,7 +104,7 @@ func (id *Identity) Close() error { return id.lock.Close() }
 // Peek reads the host id without making or locking anything. A host that has
 // none gets one for this call only.
 func Peek(dir string) (string, error) {
-	path := filepath.Join(dir, "host-id")
+	path := filepath.Join(dir, HostIDFile)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return randomID()
 	}

@@ -35,6 +35,7 @@ type Options struct {
 	ControlSocket  string // control-socket, absolute
 	RenewMargin    time.Duration
 	LostLeaseGrace time.Duration
+	CleanupOnExit  bool // cleanup-on-exit
 
 	IPMasq       bool
 	RandomFully  bool          // not ip-masq-fully-random-disable

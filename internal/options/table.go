@@ -124,6 +124,11 @@ func leaseRows() []row {
 			doc: "how long the traffic of running containers goes on after another host has taken the lease",
 			set: into(duration, func(o *Options) *time.Duration { return &o.LostLeaseGrace }),
 		},
+		{
+			name: "cleanup-on-exit", kind: boolean, preset: "false",
+			doc: "on an orderly stop (SIGTERM, SIGINT) give the lease back and remove all that flanneld made on this host, within a minute; containers lose their network, and a restart is no longer unnoticed",
+			set: into(yesNo, func(o *Options) *bool { return &o.CleanupOnExit }),
+		},
 	}
 }
 

@@ -39,6 +39,16 @@ func HookJournal(subnetFile string) string {
 	return strings.TrimSuffix(subnetFile, ".env") + ".hooks.json"
 }
 
+// SwitchRecord is where daemons note the values that they found in kernel
+// switches. Those with a subnet file below /run share one: a host has each switch
+// once.
+func SwitchRecord(subnetFile string) string {
+	if strings.HasPrefix(subnetFile, "/run/") {
+		return "/run/flannel/switches.json"
+	}
+	return strings.TrimSuffix(subnetFile, ".env") + ".switches.json"
+}
+
 // OwnerOf derives the owner from the absolute path of the subnet file.
 func OwnerOf(subnetFile string) Owner {
 	if subnetFile == DefaultSubnetFile {

@@ -147,7 +147,8 @@ func (l Link) String() string {
 	return s
 }
 
-// Sysctl is a kernel switch. It has no owner, so it is set but never unset.
+// Sysctl is a kernel switch. It has no owner: it is set, and set back by a
+// cleanup alone.
 type Sysctl struct {
 	Path  string // below /proc/sys, with slashes: net/ipv4/conf/flannel.1/forwarding
 	Value string

@@ -32,6 +32,8 @@ type Options struct {
 	// TakeOver replaces routes inside Networks that another program left on a
 	// foreign link.
 	TakeOver bool
+	// Switches says where the values are noted that switches had before.
+	Switches sysctl.Options
 	// Forwarder is how the forwarder process is started, and where it answers
 	// (state.TunnelSocket).
 	Forwarder tunnel.Process
@@ -44,7 +46,7 @@ type Options struct {
 func All(o Options) []reconcile.Driver {
 	return []reconcile.Driver{
 		link.New(o.Owner),
-		sysctl.New(),
+		sysctl.New(o.Switches),
 		addr.New(o.Owner),
 		neigh.New(o.Owner),
 		fdb.New(o.Owner),

@@ -1,10 +1,15 @@
 // Package sysctl sets kernel switches below /proc/sys.
 //
-// Switches have no owner: one that differs is set, none is ever set back. A
-// switch below net/ is that of the network namespace of the calling thread. One
+// Switches have no owner: one that differs is set, and one that is not wanted
+// any more stays. What a switch was before anybody of us set it is noted in a
+// record (Options.Record); a driver with Options.Restore, which a cleanup makes
+// once the links are gone, sets them back by it. The daemons of a host share the
+// record, and the last one's cleanup counts.
+//
+// A switch below net/ is that of the network namespace of the calling thread. One
 // that does not exist is an addition that fails with fs.ErrNotExist, unless it
-// is optional or its link has come meanwhile. Called by the engine through
-// reconcile.
+// is optional or its link has come meanwhile. Called by the engine and by
+// cleanups through reconcile.
 package sysctl
 
 import (
@@ -16,21 +21,37 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
-// Driver sets switches.
-type Driver struct{}
+// Options are the settings of a Driver.
+type Options struct {
+	// Record is the file with the values found before; "" for none.
+	Record string
+	// Owner is who wants the switches.
+	Owner state.Owner
+	// Restore sets switches back that are in the record and not wanted.
+	Restore bool
+}
 
-// New makes a driver. It needs no owner: nothing of it is ever removed.
-func New() *Driver { return &Driver{} }
+// Driver sets switches.
+type Driver struct{ o Options }
+
+// New makes a driver.
+func New(o Options) *Driver { return &Driver{o} }
 
 // Kind implements reconcile.Driver.
 func (*Driver) Kind() state.Kind { return state.KindSysctl }
 
 // Plan implements reconcile.Driver.
-func (*Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, error) {
+func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, error) {
+	before, err := readRecord(d.o.Record)
+	if err != nil {
+		return nil, err
+	}
 	var out []reconcile.Change
 	for _, s := range want.Sysctls {
 		if err := ctx.Err(); err != nil {
@@ -46,15 +67,67 @@ func (*Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change, e
 			return nil, fmt.Errorf("read sysctl %s: %w", s.Path, err)
 		case have != normal(s.Value):
 			out = append(out, reconcile.Change{Op: reconcile.Update, Object: s, Was: have})
+		case before.lacks(s, d.o.Owner):
+			out = append(out, reconcile.Change{Op: reconcile.Update, Object: s, Was: have + ", for another flanneld alone"})
 		}
 	}
 	reconcile.Sort(out)
+	if d.o.Restore && len(want.Sysctls) == 0 {
+		out = append(out, before.restore(d.o.Owner)...)
+	}
 	return out, nil
 }
 
 // Apply implements reconcile.Driver.
-func (*Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcile.Result {
-	return reconcile.Each(ctx, changes, apply)
+func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconcile.Result {
+	results := make([]reconcile.Result, len(changes))
+	var puts []state.Sysctl
+	for i, ch := range changes {
+		results[i].Change = ch
+		s, ok := ch.Object.(state.Sysctl)
+		if !ok {
+			results[i].Err = fmt.Errorf("sysctl driver got %T", ch.Object)
+		} else if ch.Op != reconcile.Remove {
+			puts = append(puts, s)
+		}
+	}
+	// First noted, then set: a crash between forgets nothing. Forwarding waits
+	// for another daemon that writes the record at this moment, but not for a
+	// file system: without a note it is set, and stays for good.
+	unnoted := d.note(puts)
+	for i := range results {
+		r := &results[i]
+		s, ok := r.Object.(state.Sysctl)
+		if !ok {
+			continue
+		}
+		mustNote := unnoted != nil && r.Op != reconcile.Remove
+		if r.Err = ctx.Err(); r.Err == nil && mustNote && errors.Is(unnoted, unix.EWOULDBLOCK) {
+			r.Err = unnoted
+		}
+		if r.Err == nil {
+			r.Err = write(s)
+		}
+		if r.Err == nil && mustNote {
+			r.Err = fmt.Errorf("set, but not noted: %w", unnoted)
+		}
+	}
+	return results
+}
+
+// note writes into the record what these switches are now.
+func (d *Driver) note(puts []state.Sysctl) error {
+	if d.o.Record == "" || len(puts) == 0 {
+		return nil
+	}
+	return changeRecord(d.o.Record, func(r *record) error {
+		for _, s := range puts {
+			if err := r.note(s, d.o.Owner); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // comes says whether a missing switch will be there with its link. A kernel
@@ -72,14 +145,7 @@ func exists(p string) bool {
 	return err == nil
 }
 
-func apply(ch reconcile.Change) error {
-	s, ok := ch.Object.(state.Sysctl)
-	if !ok {
-		return fmt.Errorf("sysctl driver got %T", ch.Object)
-	}
-	if ch.Op == reconcile.Remove {
-		return fmt.Errorf("remove sysctl %s: %w", s.Path, errors.ErrUnsupported)
-	}
+func write(s state.Sysctl) error {
 	err := os.WriteFile(path(s.Path), []byte(s.Value), 0)
 	if s.Optional && errors.Is(err, fs.ErrNotExist) {
 		return nil
