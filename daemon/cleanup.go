@@ -9,6 +9,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/flannel-ng/flannel-ng/internal/cleanup"
+	"github.com/flannel-ng/flannel-ng/internal/lease"
 )
 
 const (
@@ -46,8 +47,12 @@ func (p *parts) leave(ctx context.Context) parting {
 	case held.Reserved:
 		out.reserved = names
 	default:
-		if out.err = p.stores.watched.Release(ctx, held); out.err == nil {
+		err := p.stores.watched.Release(ctx, held)
+		switch {
+		case err == nil:
 			out.released = names
+		case !errors.Is(err, lease.ErrTaken): // taken by another it is none of ours
+			out.err = err
 		}
 	}
 	return out

@@ -479,10 +479,12 @@ func (s *stage) look(ctx context.Context, what string, h *lab.Host) (string, err
 		return s.fabric.Picture(ctx, h)
 	case "kernel":
 		return h.Kernel(ctx), nil
+	case "everything":
+		return h.Everything(ctx)
 	case "macs":
 		return h.MACs(ctx)
 	default:
-		return "", fmt.Errorf("cannot look at %q: want subnet, picture, kernel, kernel~PATTERN or macs", what)
+		return "", fmt.Errorf("cannot look at %q: want subnet, picture, everything, kernel, kernel~PATTERN or macs", what)
 	}
 }
 
@@ -504,7 +506,7 @@ func linesOf(text, pattern string) (string, error) {
 	return b.String(), nil
 }
 
-// save subnet|picture|kernel[~PATTERN]|macs HOST
+// save subnet|picture|everything|kernel[~PATTERN]|macs HOST
 func save(ctx context.Context, s *stage, c call) error {
 	h, err := s.fabric.Host(c.arg(1))
 	if err != nil {
@@ -514,7 +516,7 @@ func save(ctx context.Context, s *stage, c call) error {
 	return err
 }
 
-// [!] same subnet|picture|kernel[~PATTERN]|macs HOST: is it as it was saved?
+// [!] same subnet|picture|everything|kernel[~PATTERN]|macs HOST: is it as it was saved?
 func same(ctx context.Context, s *stage, c call) error {
 	h, err := s.fabric.Host(c.arg(1))
 	if err != nil {
@@ -528,10 +530,38 @@ func same(ctx context.Context, s *stage, c call) error {
 	if err != nil {
 		return err
 	}
+	if is != was && c.arg(0) == "everything" {
+		return negated(c, fmt.Errorf("%s changed\n%s", h.Name, differing(was, is)))
+	}
 	if is != was {
 		return negated(c, fmt.Errorf("%s of %s changed\n--- before\n%s\n--- now\n%s", c.arg(0), h.Name, was, is))
 	}
 	return negated(c, nil)
+}
+
+// differing are the lines of two dumps that one has oftener than the other,
+// with - and + before them.
+func differing(was, is string) string {
+	count := map[string]int{}
+	for line := range strings.Lines(is) {
+		count[line]++
+	}
+	var b strings.Builder
+	for line := range strings.Lines(was) {
+		if count[line]--; count[line] < 0 {
+			b.WriteString("- " + line)
+		}
+	}
+	for line := range strings.Lines(is) {
+		if count[line] > 0 {
+			b.WriteString("+ " + line)
+			count[line]--
+		}
+	}
+	if b.Len() == 0 {
+		return "the order of lines\n"
+	}
+	return b.String()
 }
 
 // cut NODE: its cable is out; etcd has one, too.
