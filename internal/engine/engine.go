@@ -66,6 +66,9 @@ type Engine struct {
 	large  bool   // a large fabric was read, and the memory for it not returned since
 	mirror mirror // what is known of the kernel
 	pace   pace   // when the next pass may be, and must
+	doubts doubts // what bells said
+	fights fights // what is undone again and again
+	repair repair // what is known for telling repairs from what was asked for
 
 	conditions []string // from cfg.Conditions, found at lookedAt
 	lookedAt   time.Time
@@ -93,11 +96,12 @@ func New(cfg Config) *Engine {
 	e := &Engine{
 		cfg: cfg, bell: make(chan struct{}, 1), plans: make(chan chan<- planAnswer), table: newTable(),
 		failing: map[state.Key]reconcile.Result{}, refused: map[string]string{}, base: cfg.Base,
+		fights: fights{}, repair: repair{owed: map[state.Key]time.Time{}},
 	}
-	e.base.Pass.Changes = map[string]int64{}
+	e.base.Pass.Changes, e.base.Pass.Repairs = map[string]int64{}, map[string]report.Repairs{}
 	first := e.base // World is not asked before Run
 	first.NotReady = []string{"starting"}
-	first.Pass.Changes = nil
+	first.Pass.Changes, first.Pass.Repairs = nil, nil
 	e.status.Store(&first)
 	e.beat.Store(time.Now().UnixNano())
 	return e
@@ -115,6 +119,8 @@ const (
 	wakeFacts
 	// wakeDoubt: the kernel may not be as the last pass left it.
 	wakeDoubt
+	// wakeSuspect: single objects may not be as the last pass left them.
+	wakeSuspect
 	// wakeTick: it is time to look after what no notification tells of.
 	wakeTick
 )
@@ -129,7 +135,25 @@ func (e *Engine) NewPicture() { e.ring(wakePicture) }
 
 // Doubt asks for a pass soon that believes nothing of what it knew of the
 // kernel.
-func (e *Engine) Doubt() { e.ring(wakeDoubt) }
+func (e *Engine) Doubt() { e.DoubtBy("") }
+
+// DoubtBy is Doubt, and says for people who changed something: "process ip (pid
+// 4711)", "protocol zebra"; "" if that is not known. How long a repair took is
+// counted from the first ring.
+func (e *Engine) DoubtBy(by string) {
+	e.doubts.ring(by, time.Now())
+	e.ring(wakeDoubt)
+}
+
+// DoubtOf is DoubtBy about a single object, of ours or where none of ours may be:
+// what else there is costs nothing then.
+func (e *Engine) DoubtOf(k state.Key, by string) {
+	if e.doubts.suspect(k, by, time.Now()) {
+		e.ring(wakeSuspect)
+	} else {
+		e.ring(wakeDoubt)
+	}
+}
 
 func (e *Engine) ring(why wake) {
 	e.why.Or(uint32(why))

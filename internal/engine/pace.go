@@ -14,6 +14,15 @@ const (
 	maxBackoff = 30 * time.Second
 	// burst bounds the spacing of passes that take long.
 	burst = 50 * time.Millisecond
+	// fightPace is the least time between passes that find nothing but what is
+	// undone again and again.
+	fightPace = 500 * time.Millisecond
+	// paidBack is how many times the length of a pass for nothing, or for a fight,
+	// lies before the next, up to paidLatest.
+	paidBack   = 10
+	paidLatest = 5 * time.Second
+	// patience is how many bells in a row may be for nothing before that.
+	patience = 4
 )
 
 // pace decides when a pass may be, and when one must.
@@ -24,6 +33,8 @@ type pace struct {
 	streak int       // passes in a row with failures
 	idle   int       // passes in a row that a bell rang for nothing
 	tick   bool      // the pass under way is the periodic one
+	fought bool      // it found only what is undone again and again
+	early  time.Time // it asks for a pass then, before due; zero: it does not
 }
 
 // take gives the reasons for a pass now, and leaves those that have to wait.
@@ -54,10 +65,25 @@ func (p *pace) passed(why wake, start, end time.Time, resync time.Duration) time
 	case p.tick, why&wakeDoubt != 0, p.streak > 0 && again.Before(p.due):
 		p.due = again
 	}
+	if p.early.After(end) && p.early.Before(p.due) {
+		p.due = p.early
+	}
 	if why&^wakePicture != 0 {
-		p.hold = end.Add(min(spacing<<min(max(p.streak, p.idle-1), 6), time.Second))
+		p.hold = end.Add(p.space(end.Sub(start)))
 	}
 	return max(spacing, min(2*end.Sub(start), burst))
+}
+
+// space is how long bells have to wait after a pass that took so long.
+func (p *pace) space(took time.Duration) time.Duration {
+	d := min(spacing<<min(max(p.streak, p.idle-1), 6), time.Second)
+	if p.fought || p.idle > patience {
+		d = max(d, min(paidBack*took, paidLatest))
+	}
+	if p.fought {
+		d = max(d, fightPace)
+	}
+	return d
 }
 
 func (p *pace) wait(resync time.Duration) time.Duration {

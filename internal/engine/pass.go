@@ -26,9 +26,13 @@ type mirror struct {
 }
 
 const (
-	// proofShare: reading all to prove the mirror takes one part in this many
-	// of the time.
-	proofShare = 4000
+	// proofPrompt is how often all is read to prove the mirror: whatever no
+	// notification told of is found by then. In a fabric of more than
+	// promptObjects of peers that would cost too much.
+	proofPrompt   = 8 * time.Second
+	promptObjects = 16384
+	// proofShare: there it takes one part in this many of the time.
+	proofShare = 1000
 	// proofLatest bounds the time between two proofs.
 	proofLatest = 5 * time.Minute
 	// scopeLimit is how many objects are looked at one by one; it costs less
@@ -38,10 +42,14 @@ const (
 	retryLimit = 1000
 )
 
-// proofDue says whether all is to be read although nothing is known to have
-// changed.
-func (m mirror) proofDue(now time.Time, resync time.Duration) bool {
-	return now.Sub(m.proved) >= min(max(resync, proofShare*m.cost), proofLatest)
+// proofAt is when all is to be read although nothing is known to have changed,
+// in a fabric of so many objects of peers.
+func (m mirror) proofAt(resync time.Duration, objects int) time.Time {
+	wait := proofShare * m.cost
+	if objects <= promptObjects {
+		wait = min(wait, proofPrompt)
+	}
+	return m.proved.Add(min(max(resync, wait), proofLatest))
 }
 
 // passed is a pass on its way.
@@ -56,12 +64,17 @@ type passed struct {
 	scope        reconcile.Scope // unless whole
 	out          reconcile.Outcome
 	reasons      []string // why this host is not ready
+	told         told
+	before       before
+	repaired     repaired
+	fought       bool // nothing was found but what is undone again and again
 }
 
 // pass looks at what may have changed and makes it true. The error is fatal.
 func (e *Engine) pass(ctx context.Context, why wake) error {
 	p := passed{why: why, start: time.Now()}
-	p.proof = e.pace.tick && e.mirror.proofDue(p.start, e.cfg.Resync)
+	e.pace.early, e.pace.fought = time.Time{}, false
+	p.proof = e.pace.tick && !p.start.Before(e.mirror.proofAt(e.cfg.Resync, len(e.table.index)))
 	p.whole = p.proof || why&wakeDoubt != 0
 	if reason, err := e.desire(ctx, &p); err != nil {
 		return err
@@ -77,6 +90,7 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 		e.staged = true
 	}
 	p.delta = e.table.update(p.in, p.host)
+	e.lookBack(&p)
 	e.execute(ctx, &p)
 	if isDone(ctx) {
 		return nil // what was cut short is no failure
@@ -90,7 +104,31 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 	}
 	e.publish(p)
 	e.giveBack(p)
+	e.pace.fought, e.pace.early = p.fought, e.early()
 	return nil
+}
+
+// attempts are never closer together, however many objects wait for theirs.
+const attempts = 250 * time.Millisecond
+
+// early is when a pass is due before the next periodic one: all is to be read
+// then, or what is undone again and again is to be tried once more.
+func (e *Engine) early() time.Time {
+	var at time.Time
+	if e.mirror.known {
+		at = e.mirror.proofAt(e.cfg.Resync, len(e.table.index))
+	}
+	next := e.fights.next()
+	if next.IsZero() {
+		return at
+	}
+	if soon := time.Now().Add(attempts); next.Before(soon) {
+		next = soon
+	}
+	if at.IsZero() || next.Before(at) {
+		return next
+	}
+	return at
 }
 
 // giveBack returns to the kernel what reading a large fabric took, when nothing
@@ -132,13 +170,14 @@ func (e *Engine) depth(p *passed) Depth {
 
 // note takes in what came of a pass, and writes subnet.env if that may be.
 func (e *Engine) note(ctx context.Context, p *passed) {
+	e.fights.left(p.out.Held, p.looked(e), p.start)
 	e.noteFailures(p)
-	p.reasons = e.ownFailures(*p)
+	p.reasons = append(e.ownFailures(*p), e.contestedOwn(p.host)...)
 	if len(p.reasons) == 0 || p.host.file.Absent {
 		e.finish(ctx, p)
 	}
-	e.noteChanges(p.out)
-	e.noteDrift(*p)
+	e.noteChanges(p.out, p.before.drift)
+	e.noteRepairs(p)
 	if p.delta.news {
 		e.noteRefused()
 	}
@@ -149,6 +188,11 @@ func (e *Engine) finish(ctx context.Context, p *passed) {
 	files := e.write(ctx, p.host.file)
 	p.reasons = append(p.reasons, describe(files.Failed())...)
 	p.out.Results = append(p.out.Results, files.Results...)
+	for _, r := range files.Results {
+		if r.Err == nil && p.before.drift(r.Change) {
+			e.repaired(p, r)
+		}
+	}
 }
 
 // stage makes the host's own objects and subnet.env before any peer's, once:
@@ -159,12 +203,13 @@ func (e *Engine) stage(ctx context.Context, p passed) {
 		kinds[k.Kind] = true
 	}
 	own := slices.DeleteFunc(slices.Clone(e.drivers), func(d reconcile.Driver) bool { return !kinds[d.Kind()] })
+	p.before.all = true // all of it is asked for
 	p.out = reconcile.Execute(ctx, own, &p.host.set, false)
 	if len(p.out.Unread) == 0 && len(p.out.Failed()) == 0 && !isDone(ctx) {
 		e.finish(ctx, &p)
 		e.publish(p)
 	}
-	e.noteChanges(p.out)
+	e.noteChanges(p.out, func(reconcile.Change) bool { return false })
 }
 
 // execute makes true what differs, or may differ.
@@ -173,10 +218,12 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 	if !m.known || trust && !m.trusted || !p.host.equal(m.host) {
 		p.whole, p.proof = true, false
 	}
-	all := sync.OnceValue(func() *state.Set { return e.table.all(p.host) })
+	p.told = e.doubts.take(p.whole)
 	if !e.scope(p) {
 		p.whole, p.proof = true, false
 	}
+	all := sync.OnceValue(func() *state.Set { return e.table.all(p.host) })
+	run := reconcile.Run{Drivers: e.drivers, Deletes: trust, Hold: e.hold(p), Each: e.each(p)}
 	if !p.whole {
 		p.scope.All = all
 		p.scope.Local = func(k state.Kind) *state.Set {
@@ -185,13 +232,13 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 			}
 			return &p.host.set // most drivers without a scope are not about peers
 		}
-		p.out = reconcile.ExecuteScope(ctx, e.drivers, p.scope, trust)
+		p.out = run.Scope(ctx, p.scope)
 		m.known, m.trusted = len(p.out.Unread) == 0, m.trusted && trust
 	} else {
 		began := time.Now()
 		want := all()
 		m.cost = time.Since(began)
-		p.out = reconcile.Execute(ctx, e.drivers, want, trust)
+		p.out = run.All(ctx, want)
 		m.known, m.trusted = len(p.out.Unread) == 0, trust
 		m.proved, m.cost = time.Now(), m.cost+p.out.Reading
 	}
@@ -209,7 +256,40 @@ func (e *Engine) scope(p *passed) bool {
 	for _, o := range p.delta.put {
 		p.scope.Want.Add(o)
 	}
-	return !p.scope.Rest || e.retry(p)
+	return e.suspects(p) && (!p.scope.Rest || e.retry(p))
+}
+
+// suspects adds what there is doubt about to the scope. It returns false if that
+// takes reading all.
+func (e *Engine) suspects(p *passed) bool {
+	if len(p.told.of) == 0 {
+		return true
+	}
+	inside := p.keys()
+	for k := range p.told.of {
+		o, wanted := e.wanted(p.host, k)
+		switch {
+		case inside[k]:
+		case !wanted:
+			return false
+		default:
+			p.scope.Want.Add(o)
+		}
+	}
+	return true
+}
+
+// wanted is what is wanted under that key, for this host or for a peer.
+func (e *Engine) wanted(h host, k state.Key) (state.Object, bool) {
+	if !h.keys[k] {
+		return e.table.object(k)
+	}
+	for o := range h.set.Objects() {
+		if o.Key() == k {
+			return o, true
+		}
+	}
+	return nil, false
 }
 
 // retry adds what failed before to the scope. It returns false if that takes
@@ -219,14 +299,28 @@ func (e *Engine) retry(p *passed) bool {
 		return false
 	}
 	inside := p.keys()
-	for k, r := range e.failing {
-		o, wanted := e.table.object(k)
+	again := func(k state.Key, removal bool) bool {
+		o, wanted := e.wanted(p.host, k)
 		switch {
 		case inside[k]:
-		case r.Op == reconcile.Remove || !wanted:
+		case removal || !wanted:
 			return false
 		default:
 			p.scope.Want.Add(o)
+		}
+		return true
+	}
+	for k, r := range e.failing {
+		if !again(k, r.Op == reconcile.Remove) {
+			return false
+		}
+	}
+	for k, f := range e.fights.waiting() {
+		if p.start.Before(f.next()) {
+			continue
+		}
+		if k.Kind == state.KindLink || !again(k, false) {
+			return false // what stood on a missing link was left with it
 		}
 	}
 	return true

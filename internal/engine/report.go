@@ -44,30 +44,36 @@ func describe(failed []reconcile.Result) []string {
 	return out
 }
 
-// noteChanges logs, records and counts what a pass did.
-func (e *Engine) noteChanges(out reconcile.Outcome) {
+// noteChanges counts what a pass did, and logs and records it, but for repairs,
+// of which another tells.
+func (e *Engine) noteChanges(out reconcile.Outcome, repair func(reconcile.Change) bool) {
 	done := map[reconcile.Success][]reconcile.Result{} // the first few
 	count := maps.Clone(out.More)
 	if count == nil {
 		count = map[reconcile.Success]int{}
 	}
+	repairs := map[reconcile.Success]int{}
 	var order []reconcile.Success
 	for _, r := range out.Results {
 		if r.Err != nil {
 			continue
 		}
 		s := reconcile.Success{Op: r.Op, Kind: r.Object.Key().Kind}
-		if done[s] == nil {
+		if count[s]++; !slices.Contains(order, s) {
 			order = append(order, s)
 		}
-		count[s]++
-		if len(done[s]) < fewLines {
+		if repair(r.Change) {
+			repairs[s]++
+		} else if len(done[s]) < fewLines {
 			done[s] = append(done[s], r)
 		}
 	}
 	for _, s := range order {
 		e.base.Pass.Changes[string(s.Kind)+" "+string(s.Op)] += int64(count[s])
-		e.noteGroup(s.Op, s.Kind, done[s], count[s])
+		if len(done[s]) == 0 {
+			continue // nor is any that is only counted
+		}
+		e.noteGroup(s.Op, s.Kind, done[s], count[s]-repairs[s])
 	}
 }
 
@@ -108,7 +114,7 @@ func (e *Engine) noteFailures(p *passed) {
 	}
 	e.noteUnread(p.out.Unread)
 	e.failing = now
-	e.table.fail(now)
+	e.table.fail(now, e.fights.waiting())
 	switch {
 	case len(failed)+len(p.out.Unread) > 0:
 		e.pace.streak++
@@ -146,36 +152,6 @@ func (e *Engine) noteUnread(unread map[state.Kind]error) {
 		}
 	}
 	e.unread = now
-}
-
-// noteDrift counts what a reading of all found otherwise than the mirror had
-// it. Of kinds without a scope nothing is believed in the first place.
-func (e *Engine) noteDrift(p passed) {
-	if !p.proof {
-		return
-	}
-	expected := p.keys() // of what was to be looked at anyway
-	drift := 0
-	var first string
-	for _, r := range p.out.Results {
-		if e.scoped[r.Object.Key().Kind] && !expected[r.Object.Key()] {
-			if drift++; drift == 1 {
-				first = string(r.Op) + " " + r.Object.String()
-			}
-		}
-	}
-	for s, more := range p.out.More {
-		if e.scoped[s.Kind] {
-			drift += more
-		}
-	}
-	if drift == 0 {
-		return
-	}
-	if e.base.Pass.Drift == 0 {
-		e.cfg.Log.Warn("the kernel was not as it was left, and had not told", "changes", drift, "first", first)
-	}
-	e.base.Pass.Drift += int64(drift)
 }
 
 func changedSwitch(out reconcile.Outcome) bool {
@@ -221,7 +197,7 @@ func (e *Engine) publish(p passed) {
 	s := e.base
 	s.Network = networkReport(p.in, p.host)
 	s.Uplink = uplinkReport(p.in.Node)
-	s.Pass.At, s.Pass.Duration = p.start, time.Since(p.start)
+	s.Pass.At, s.Pass.Duration, s.Pass.Contested = p.start, time.Since(p.start), len(e.fights.contested())
 	for _, r := range e.failing {
 		s.Pass.Failures = append(s.Pass.Failures, report.Failure{Object: r.Object.String(), Error: r.Err.Error()})
 	}
@@ -285,14 +261,19 @@ func (t *table) count() report.PeerCount {
 	return report.PeerCount{Programmed: len(t.entries) - failing, Failing: failing}
 }
 
-// fail notes which peers' objects failed.
-func (t *table) fail(failing map[state.Key]reconcile.Result) {
+// fail notes which peers' objects failed, or are left missing for now.
+func (t *table) fail(failing map[state.Key]reconcile.Result, waiting map[state.Key]*fight) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.failed = map[string]string{}
 	for k, r := range failing {
 		if e := t.entry(k); e != nil && !state.Dispensable(r.Object) {
 			t.failed[e.key] = r.Err.Error()
+		}
+	}
+	for k, f := range waiting {
+		if e := t.entry(k); e != nil && !state.Dispensable(f.object) {
+			t.failed[e.key] = f.String()
 		}
 	}
 }
@@ -312,7 +293,8 @@ func (e *Engine) unready(reason string) {
 func (e *Engine) store(s report.Status) {
 	s.Warnings = slices.Clone(e.warnings)
 	s.Warnings = append(append(s.Warnings, e.conditions...), e.uplink...)
-	s.Pass.Changes = maps.Clone(e.base.Pass.Changes)
+	s.Warnings = append(s.Warnings, e.fights.warnings(time.Now())...)
+	s.Pass.Changes, s.Pass.Repairs = maps.Clone(e.base.Pass.Changes), maps.Clone(e.base.Pass.Repairs)
 	e.fillStore(&s)
 	last := e.status.Swap(&s)
 	if last == nil || last.Ready == s.Ready && slices.Equal(last.NotReady, s.NotReady) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
@@ -29,7 +30,8 @@ func (e *Engine) withdraw(ctx context.Context, in Inputs) {
 	files := e.write(ctx, state.File{Path: e.cfg.Policy.SubnetFile, Absent: true})
 	out.Results = append(out.Results, files.Results...)
 	e.noteFailures(&passed{whole: true, out: out})
-	e.noteChanges(out)
+	e.repair.stir(time.Now())
+	e.noteChanges(out, func(reconcile.Change) bool { return false })
 }
 
 // write makes subnet.env what f says.

@@ -26,7 +26,7 @@ type Collector struct {
 
 type descs struct {
 	build, ready, leaseExpires, peers, rejected, revision, synced, age,
-	passes, duration, changes, failing, drift,
+	passes, duration, changes, failing, drift, repair, contested,
 	tunnelPackets, tunnelBytes, tunnelDropped, tunnelKernel *prometheus.Desc
 }
 
@@ -48,7 +48,9 @@ func New(status func() report.Status, now func() time.Time) *Collector {
 		duration:     desc("pass_duration_seconds", "Length of the last pass."),
 		changes:      desc("changes_total", "Objects changed on this host since the start.", "kind", "op"),
 		failing:      desc("failing_objects", "Objects that could not be made true."),
-		drift:        desc("drift_total", "Objects that a reading of all found otherwise than they were left, without a notification before."),
+		drift:        desc("drift_total", "Objects that were found otherwise than they were left, since the start.", "kind"),
+		repair:       desc("repair_seconds", "Time from the notification of such a change, or without one from when the object was last seen as it should be, to its repair.", "kind"),
+		contested:    desc("contested_objects", "Objects that something undoes again and again: their repair waits up to 30 s."),
 
 		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder or the kernel carried, sent or received; backend udp only.", "direction"),
 		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of those packets, without the tunnel's own headers.", "direction"),
@@ -69,7 +71,7 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	d := c.desc
 	for _, x := range []*prometheus.Desc{
 		d.build, d.ready, d.leaseExpires, d.peers, d.rejected, d.revision, d.synced, d.age,
-		d.passes, d.duration, d.changes, d.failing, d.drift, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped, d.tunnelKernel,
+		d.passes, d.duration, d.changes, d.failing, d.drift, d.repair, d.contested, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped, d.tunnelKernel,
 	} {
 		out <- x
 	}
@@ -104,7 +106,11 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		counter(d.changes, n, kind, op)
 	}
 	gauge(d.failing, float64(len(s.Pass.Failures)))
-	counter(d.drift, s.Pass.Drift)
+	gauge(d.contested, float64(s.Pass.Contested))
+	for kind, r := range s.Pass.Repairs {
+		counter(d.drift, r.Found, kind)
+		out <- repairs(d.repair, r, kind)
+	}
 	if t := s.Tunnel; t != nil && t.Error == "" {
 		counter(d.tunnelPackets, int64(t.SentPackets), "sent")
 		counter(d.tunnelPackets, int64(t.ReceivedPackets), "received")
@@ -116,6 +122,17 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 			counter(d.tunnelDropped, int64(n), reason)
 		}
 	}
+}
+
+// repairs is the histogram of one kind.
+func repairs(d *prometheus.Desc, r report.Repairs, kind string) prometheus.Metric {
+	within := map[float64]uint64{}
+	for i, bound := range report.RepairBounds() {
+		if i < len(r.Within) {
+			within[bound.Seconds()] = uint64(r.Within[i])
+		}
+	}
+	return prometheus.MustNewConstHistogram(d, uint64(r.Done), r.Took.Seconds(), within, kind)
 }
 
 func truth(b bool) float64 {

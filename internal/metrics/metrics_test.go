@@ -34,7 +34,8 @@ func busy() report.Status {
 		Lease:   report.Lease{Expires: now().Add(90 * time.Minute)},
 		Store:   report.Store{Revision: 42, Synced: true, Age: 1500 * time.Millisecond},
 		Pass: report.Pass{
-			Passes: 9, Drift: 6, Duration: 12 * time.Millisecond,
+			Passes: 9, Duration: 12 * time.Millisecond, Contested: 1,
+			Repairs:  map[string]report.Repairs{"route": {Found: 6, Done: 5, Took: 1200 * time.Millisecond, Within: within(1, 3, 4)}},
 			Changes:  map[string]int64{"route add": 3, "link update": 1},
 			Failures: []report.Failure{{Object: "route x", Error: "y"}},
 		},
@@ -45,6 +46,16 @@ func busy() report.Status {
 			Dropped: map[string]uint64{"stranger": 2},
 		},
 	}
+}
+
+// within are the counts of the first few bounds; of the others all five.
+func within(first ...int64) []int64 {
+	out := make([]int64, len(report.RepairBounds()))
+	for i := range out {
+		out[i] = 5
+	}
+	copy(out, first)
+	return out
 }
 
 // samples drops the comment lines of an exposition.
@@ -64,7 +75,8 @@ func TestSamples(t *testing.T) {
 	want := `flannel_build_info{version="v1.2.3"} 1
 flannel_changes_total{kind="link",op="update"} 1
 flannel_changes_total{kind="route",op="add"} 3
-flannel_drift_total 6
+flannel_contested_objects 1
+flannel_drift_total{kind="route"} 6
 flannel_failing_objects 1
 flannel_lease_expires_seconds 5400
 flannel_pass_duration_seconds 0.012
@@ -73,6 +85,23 @@ flannel_peers{state="failing"} 1
 flannel_peers{state="programmed"} 2
 flannel_ready 1
 flannel_rejected_keys 2
+flannel_repair_seconds_bucket{kind="route",le="0.005"} 1
+flannel_repair_seconds_bucket{kind="route",le="0.01"} 3
+flannel_repair_seconds_bucket{kind="route",le="0.025"} 4
+flannel_repair_seconds_bucket{kind="route",le="0.05"} 5
+flannel_repair_seconds_bucket{kind="route",le="0.1"} 5
+flannel_repair_seconds_bucket{kind="route",le="0.25"} 5
+flannel_repair_seconds_bucket{kind="route",le="0.5"} 5
+flannel_repair_seconds_bucket{kind="route",le="1"} 5
+flannel_repair_seconds_bucket{kind="route",le="2.5"} 5
+flannel_repair_seconds_bucket{kind="route",le="5"} 5
+flannel_repair_seconds_bucket{kind="route",le="10"} 5
+flannel_repair_seconds_bucket{kind="route",le="30"} 5
+flannel_repair_seconds_bucket{kind="route",le="60"} 5
+flannel_repair_seconds_bucket{kind="route",le="300"} 5
+flannel_repair_seconds_bucket{kind="route",le="+Inf"} 5
+flannel_repair_seconds_sum{kind="route"} 1.2
+flannel_repair_seconds_count{kind="route"} 5
 flannel_snapshot_age_seconds 1.5
 flannel_store_revision 42
 flannel_store_synced 1

@@ -17,6 +17,8 @@ type Outcome struct {
 	Results []Result
 	// More counts the successes that Results has not.
 	More map[Success]int
+	// Held are the differences that were left as they are for now.
+	Held []Change
 	// Reading is how long the scoped drivers took to read all of their kinds.
 	// The others read all in each execution, so that it says what a scope
 	// spares.
@@ -70,13 +72,32 @@ func (o Outcome) Failed() []Result {
 	return out
 }
 
+// Run is how an execution goes.
+type Run struct {
+	Drivers []Driver
+	// Deletes: removals are made, too. It must be false while the picture behind
+	// what is wanted may be incomplete.
+	Deletes bool
+	// Hold, unless nil, leaves a difference as it is: it is not tried, and no
+	// failure. What stands on a link that is missing is held with it.
+	Hold func(Change) bool
+	// Each, unless nil, is told of every change that was tried or blocked, of
+	// those too that the outcome only counts.
+	Each func(Result)
+}
+
 // Execute makes want true: each driver in the order given plans and applies
 // its additions and updates; then, if deletes is set, the removals run in
 // reverse order of drivers. deletes must be false while the picture behind
 // want may be incomplete.
 func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes bool) Outcome {
+	return Run{Drivers: drivers, Deletes: deletes}.All(ctx, want)
+}
+
+// All is Execute.
+func (r Run) All(ctx context.Context, want *state.Set) Outcome {
 	var reading time.Duration
-	out := execute(ctx, drivers, deletes, func(d Driver) ([]Change, error) {
+	out := r.execute(ctx, func(d Driver) ([]Change, error) {
 		if _, ok := d.(Scoped); ok {
 			began := time.Now()
 			defer func() { reading += time.Since(began) }()
@@ -87,40 +108,82 @@ func Execute(ctx context.Context, drivers []Driver, want *state.Set, deletes boo
 	return out
 }
 
-func execute(ctx context.Context, drivers []Driver, deletes bool, plan func(Driver) ([]Change, error)) Outcome {
-	out := Outcome{Unread: map[state.Kind]error{}, More: map[Success]int{}}
-	removals := make([][]Change, len(drivers))
-	broken := map[string]bool{} // links that are not as wanted
-	for i, d := range drivers {
+// under is an execution on its way.
+type under struct {
+	Run
+	out    Outcome
+	broken map[string]bool // links that are not as wanted
+	held   map[string]bool // links that are missing, and left so
+}
+
+func (r Run) execute(ctx context.Context, plan func(Driver) ([]Change, error)) Outcome {
+	u := under{
+		Run: r, out: Outcome{Unread: map[state.Kind]error{}, More: map[Success]int{}},
+		broken: map[string]bool{}, held: map[string]bool{},
+	}
+	removals := make([][]Change, len(r.Drivers))
+	for i, d := range r.Drivers {
 		changes, err := plan(d)
 		if err != nil {
-			out.Unread[d.Kind()] = errors.Join(out.Unread[d.Kind()], fmt.Errorf("read %s state: %w", d.Kind(), err))
+			u.out.Unread[d.Kind()] = errors.Join(u.out.Unread[d.Kind()], fmt.Errorf("read %s state: %w", d.Kind(), err))
 			continue
 		}
 		puts, removes := split(changes)
 		removals[i] = removes
-		puts, blocked := block(puts, broken)
-		if len(puts)+len(blocked) == 0 {
-			continue
-		}
-		results := d.Apply(ctx, puts)
-		for _, r := range results {
-			if r.Err != nil && r.Object.Key().Kind == state.KindLink {
-				broken[r.Object.Key().Name] = true
-			}
-		}
-		out.add(results)
-		out.add(blocked)
+		u.put(ctx, d, puts)
 	}
-	if !deletes {
-		return out
+	if !r.Deletes {
+		return u.out
 	}
-	for i, d := range slices.Backward(drivers) {
-		if len(removals[i]) > 0 {
-			out.add(d.Apply(ctx, removals[i]))
+	for i, d := range slices.Backward(r.Drivers) {
+		if removes := u.hold(removals[i]); len(removes) > 0 {
+			u.add(d.Apply(ctx, removes))
 		}
 	}
-	return out
+	return u.out
+}
+
+// put makes additions and updates.
+func (u *under) put(ctx context.Context, d Driver, puts []Change) {
+	puts, blocked := block(u.hold(puts), u.broken)
+	if len(puts)+len(blocked) == 0 {
+		return
+	}
+	results := d.Apply(ctx, puts)
+	for _, r := range results {
+		if r.Err != nil && r.Object.Key().Kind == state.KindLink {
+			u.broken[r.Object.Key().Name] = true
+		}
+	}
+	u.add(results)
+	u.add(blocked)
+}
+
+func (u *under) add(results []Result) {
+	u.out.add(results)
+	if u.Each == nil {
+		return
+	}
+	for _, r := range results {
+		u.Each(r)
+	}
+}
+
+// hold takes away what is to be left as it is.
+func (u *under) hold(changes []Change) []Change {
+	if u.Hold == nil {
+		return changes
+	}
+	return slices.DeleteFunc(changes, func(c Change) bool {
+		if !u.held[state.On(c.Object)] && !u.Hold(c) {
+			return false
+		}
+		if k := c.Object.Key(); k.Kind == state.KindLink && c.Op == Add {
+			u.held[k.Name] = true
+		}
+		u.out.Held = append(u.out.Held, c)
+		return true
+	})
 }
 
 // Plan reads what would be changed, and changes nothing.

@@ -62,8 +62,13 @@ func (s Scope) all(k state.Kind) *state.Set {
 
 // ExecuteScope is Execute for the objects of s alone.
 func ExecuteScope(ctx context.Context, drivers []Driver, s Scope, deletes bool) Outcome {
+	return Run{Drivers: drivers, Deletes: deletes}.Scope(ctx, s)
+}
+
+// Scope is ExecuteScope.
+func (r Run) Scope(ctx context.Context, s Scope) Outcome {
 	kinds := s.kinds()
-	return execute(ctx, drivers, deletes, func(d Driver) ([]Change, error) {
+	return r.execute(ctx, func(d Driver) ([]Change, error) {
 		scoped, ok := d.(Scoped)
 		switch {
 		case !kinds[d.Kind()] && (ok || !s.Rest):

@@ -102,10 +102,32 @@ type Pass struct {
 	// Changes counts what the daemon changed since its start, by kind and
 	// operation ("route add").
 	Changes map[string]int64 `json:"changes,omitempty"`
-	// Drift counts, since the start, what a reading of all that is in the kernel
-	// found otherwise than it was left, without a notification before.
-	Drift    int64     `json:"drift,omitempty"`
-	Failures []Failure `json:"failures,omitempty"`
+	// Repairs tells, by kind and since the start, of what was found otherwise than
+	// it was left.
+	Repairs map[string]Repairs `json:"repairs,omitempty"`
+	// Contested counts objects that are undone again and again.
+	Contested int       `json:"contested,omitempty"`
+	Failures  []Failure `json:"failures,omitempty"`
+}
+
+// Repairs counts what was not as it was left.
+type Repairs struct {
+	Found int64 `json:"found"` // otherwise than it was left
+	Done  int64 `json:"done"`  // made as it should be
+	// Took is the sum of the times it took, and Within how many were done within
+	// each of RepairBounds. A time begins with the notification, and without one
+	// when the object was last seen as it should be.
+	Took   time.Duration `json:"took"`
+	Within []int64       `json:"within"`
+}
+
+// RepairBounds are the upper bounds of Repairs.Within, ascending.
+func RepairBounds() []time.Duration {
+	const ms = time.Millisecond
+	return []time.Duration{
+		5 * ms, 10 * ms, 25 * ms, 50 * ms, 100 * ms, 250 * ms, 500 * ms, time.Second, 2500 * ms,
+		5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute,
+	}
 }
 
 // PeerCount counts peers by Peer.State.
@@ -148,7 +170,7 @@ type Change struct {
 // Event is something that happened, kept in memory (flannelctl events).
 type Event struct {
 	At     time.Time `json:"at"`
-	Kind   string    `json:"kind"` // change, failure, lease, store, config, uplink
+	Kind   string    `json:"kind"` // change, repair, fight, failure, ready, store, config
 	Text   string    `json:"text"`
 	Repeat int       `json:"repeat,omitempty"` // further times the same thing happened
 }
