@@ -66,6 +66,12 @@ func (fs fights) holds(k state.Key, now time.Time) bool {
 	return f != nil && now.Before(f.next())
 }
 
+// misses says whether the object was found missing, and has to wait.
+func (fs fights) misses(k state.Key, now time.Time) bool {
+	f := fs[k]
+	return f != nil && f.missing && !f.since.IsZero() && now.Before(f.next())
+}
+
 // left takes in what a pass found wrong and left so. Of the other objects that
 // it looked at, none is wrong.
 func (fs fights) left(held []reconcile.Change, looked func(state.Key) bool, now time.Time) {
@@ -112,7 +118,7 @@ func (fs fights) repaired(o state.Object, by string, now time.Time) (since time.
 		return since, false // the same pass, another object of the many
 	}
 	before := f.contested()
-	if now.Sub(f.last()) > f.wait+fightCalm {
+	if !now.Before(f.next().Add(fightCalm)) {
 		f.times, f.wait, f.recent = 0, 0, [fightRepairs]time.Time{}
 	}
 	copy(f.recent[1:], f.recent[:])
@@ -132,7 +138,7 @@ func (fs fights) repaired(o state.Object, by string, now time.Time) (since time.
 func (fs fights) forget(now time.Time) []*fight {
 	var ended []*fight
 	for k, f := range fs {
-		if !f.since.IsZero() || now.Sub(f.last()) <= f.wait+fightCalm {
+		if !f.since.IsZero() || now.Before(f.next().Add(fightCalm)) {
 			continue
 		}
 		delete(fs, k)
@@ -144,11 +150,20 @@ func (fs fights) forget(now time.Time) []*fight {
 	return ended
 }
 
-// next is when an object that was left wrong may be repaired; zero: there is none.
+// next is when an object that was left wrong may be repaired, or a fight be over;
+// zero: there is none.
 func (fs fights) next() time.Time {
 	var out time.Time
 	for _, f := range fs {
-		if at := f.next(); !f.since.IsZero() && (out.IsZero() || at.Before(out)) {
+		at := f.next()
+		switch {
+		case !f.since.IsZero():
+		case f.contested():
+			at = at.Add(fightCalm)
+		default:
+			continue
+		}
+		if out.IsZero() || at.Before(out) {
 			out = at
 		}
 	}

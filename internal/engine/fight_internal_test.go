@@ -80,10 +80,13 @@ func TestFightEnds(t *testing.T) {
 	if since, _ := fs.repaired(o, "", now); !since.Equal(last.Add(10 * time.Millisecond)) {
 		t.Errorf("it was wrong since %s after the last repair", since.Sub(last))
 	}
-	if ended := fs.forget(now.Add(20 * time.Second)); len(ended) != 0 || len(fs.contested()) != 1 {
+	if ended := fs.forget(now.Add(27 * time.Second)); len(ended) != 0 || len(fs.contested()) != 1 {
 		t.Errorf("over too early: %v", ended)
 	}
-	if ended := fs.forget(now.Add(29 * time.Second)); len(ended) != 1 || len(fs) != 0 || !fs.next().IsZero() {
+	if over := fs.next(); !over.Equal(now.Add(28 * time.Second)) {
+		t.Errorf("over %s after the last repair", over.Sub(now))
+	}
+	if ended := fs.forget(fs.next()); len(ended) != 1 || len(fs) != 0 || !fs.next().IsZero() {
 		t.Errorf("not over: %v, %v", ended, fs)
 	}
 }

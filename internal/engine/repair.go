@@ -62,6 +62,9 @@ func (e *Engine) lookBack(p *passed) {
 	if p.host.file != b.host.file {
 		b.asked[p.host.file.Key()] = true
 	}
+	if e.mirror.known && p.start.Sub(e.repair.stirred) > settleLatest {
+		e.repair.settled = true
+	}
 	b.repair, b.all = e.repair, !e.repair.settled
 	p.before = b
 }
@@ -111,6 +114,9 @@ type repaired struct {
 // hold says whether a change has to wait.
 func (e *Engine) hold(p *passed) func(reconcile.Change) bool {
 	return func(c reconcile.Change) bool {
+		if link := state.On(c.Object); link != "" && e.fights.misses(state.Link{Name: link}.Key(), p.start) {
+			return true // whoever asked for it
+		}
 		return p.before.drift(c) && e.fights.holds(c.Object.Key(), p.start)
 	}
 }
@@ -234,8 +240,7 @@ func (e *Engine) noteRepairs(p *passed) {
 	if rest {
 		e.repair.rest = p.start
 	}
-	calm := p.out.Size() == 0 || p.start.Sub(e.repair.stirred) > settleLatest
-	if rest && e.mirror.known && calm {
+	if rest && e.mirror.known && p.out.Size() == 0 {
 		e.repair.settled = true
 	}
 	p.fought = len(p.out.Held)+p.repaired.fought > 0 && p.out.Size() == p.repaired.fought

@@ -234,7 +234,7 @@ func TestFight(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, resync)
+				r := newRig(t, time.Hour)
 				parts := r.scoped()
 				r.world.snap = picture(2, 3)
 				r.run(t, func() {
@@ -259,7 +259,7 @@ func TestFight(t *testing.T) {
 					if _, back := routes.Have()[route(3)]; !back {
 						t.Error("another object waited, too")
 					}
-					wait(30 * time.Second)
+					wait(20 * time.Second) // the last attempt was 15 s after the first
 					if len(routes.Have()) != 2 {
 						t.Error("not back after the fight")
 					}
@@ -292,6 +292,7 @@ func TestFightOverTheLink(t *testing.T) {
 				}
 				r.Doubt()
 			})
+			r.show(picture(2, 3, 4)) // waits with the link
 			s := r.Summary()
 			wantReason(t, r.Status(), "link flannel.1")
 			if len(s.Pass.Failures) != 0 {
@@ -302,7 +303,7 @@ func TestFightOverTheLink(t *testing.T) {
 					break
 				}
 			}
-			if s := r.Summary(); !s.Ready || len(r.mem[state.KindRoute].Have()) != 2 || len(r.mem[state.KindNeighbour].Have()) != 2 {
+			if s := r.Summary(); !s.Ready || len(r.mem[state.KindRoute].Have()) != 3 || len(r.mem[state.KindNeighbour].Have()) != 3 {
 				t.Errorf("the link is back: ready %v, %v; routes %v", s.Ready, s.NotReady, r.mem[state.KindRoute].Have())
 			}
 		})
