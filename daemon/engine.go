@@ -54,6 +54,7 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 			s.Commands = c.Options.AllowExtension
 			return backends.New(s)
 		},
+		Wire:  backends.Wire,
 		Owner: owner,
 		Policy: engine.Policy{
 			Traffic: traffic.Options{

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/backend/udp"
@@ -28,7 +30,8 @@ func (p *parts) Status() report.Status {
 // brief is Status without the list of peers.
 func (p *parts) brief() report.Status {
 	s := p.summary()
-	if s.Network.Backend == udp.Type {
+	receives := func(wire string) bool { return strings.HasPrefix(wire, udp.Type+" ") }
+	if slices.ContainsFunc(s.Change.Receives, receives) {
 		s.Tunnel = account(state.TunnelSocket(p.world.opts.SubnetFile))
 		addKernel(s.Tunnel, p.world)
 	}

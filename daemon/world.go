@@ -40,9 +40,7 @@ type world struct {
 	node     *facts.Node              // the last that Node returned
 	asked    []*lease.Lease           // whose adjacency node tells
 	carriers atomic.Pointer[[]string] // links that routes of ours may lead over
-	// backend is that of the first config that can be read, as the engine's is:
-	// the backend of a running fabric does not change. nil: not known.
-	backend *config.Backend
+	need     engine.Need              // that of node
 	// fastPath is the kernel's answer, asked once; nil: not yet.
 	fastPath *facts.Ability
 	shown    atomic.Pointer[facts.Node] // node, for those who only tell
@@ -68,13 +66,16 @@ func (w *world) Ask(a lease.Ask) { w.keeper.Ask(a) }
 func (w *world) Own() lease.Holding { return w.keeper.Holding() }
 
 // Node implements engine.World. One goroutine at a time calls it.
-func (w *world) Node(ctx context.Context, families []addr.Family, depth engine.Depth) (facts.Node, error) {
+func (w *world) Node(ctx context.Context, need engine.Need, depth engine.Depth) (facts.Node, error) {
+	if !reflect.DeepEqual(need, w.need) {
+		w.need, depth = need, engine.All
+	}
 	if w.node != nil && depth == engine.Known {
 		if n, ok, err := w.known(ctx); err != nil || ok {
 			return n, err
 		}
 	}
-	n, err := w.host(ctx, families)
+	n, err := w.host(ctx, need.Families)
 	if err != nil {
 		return facts.Node{}, err
 	}
@@ -200,23 +201,10 @@ func (w *world) uplink(ctx context.Context, links []facts.Link, families []addr.
 	return n, err
 }
 
-// fabric is the backend of the fabric; false while there is no config.
-func (w *world) fabric() (config.Backend, bool) {
-	if w.backend == nil {
-		snap, _ := w.Snapshot()
-		n, err := config.Parse(snap.Config)
-		if err != nil {
-			return config.Backend{}, false
-		}
-		w.backend = &n.Backend
-	}
-	return *w.backend, true
-}
-
 // ability says whether the kernel can carry the udp backend's packets. Others
 // do not ask.
 func (w *world) ability() facts.Ability {
-	if b, ok := w.fabric(); !ok || b.Type != udp.Type {
+	if !slices.ContainsFunc(w.need.Carriers, func(b config.Backend) bool { return b.Type == udp.Type }) {
 		return facts.Ability{}
 	}
 	if w.fastPath == nil {
@@ -229,20 +217,24 @@ func (w *world) ability() facts.Ability {
 // printed is what the startup command printed, or why that is not known yet. It
 // gets the command going.
 func (w *world) printed() (output, pending string) {
-	b, ok := w.fabric()
-	if !ok || w.startup == nil || !w.opts.AllowExtension {
+	if w.startup == nil || !w.opts.AllowExtension {
 		return "", ""
 	}
-	c, err := backends.Startup(b)
-	if err != nil {
-		return "", err.Error()
+	for _, b := range w.need.Carriers {
+		c, err := backends.Startup(b)
+		if err != nil {
+			return "", err.Error()
+		}
+		if len(c.Words) > 0 {
+			return w.startup.ask(c)
+		}
 	}
-	return w.startup.ask(c)
+	return "", ""
 }
 
-// peers are the leases whose adjacency the backend will ask for.
+// peers are the leases whose adjacency a carrier will ask for.
 func (w *world) peers() []*lease.Lease {
-	if b, ok := w.fabric(); !ok || !backends.Adjacency(b) {
+	if !slices.ContainsFunc(w.need.Carriers, backends.Adjacency) {
 		return nil
 	}
 	snap, _ := w.Snapshot()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -206,7 +207,7 @@ func datagramPayload(args []string) ([]byte, error) {
 // usualRate is that of a flow without one, in datagrams a second.
 const usualRate = 50
 
-// flow start NAME C C [RATE] | flow sent NAME MORE | flow stop NAME MAXLOST: a
+// flow start NAME C C [RATE [4|6]] | flow sent NAME MORE | flow stop NAME MAXLOST: a
 // steady flow of numbered datagrams in each direction; wait until each end has
 // sent MORE; count what was lost.
 func flow(ctx context.Context, s *stage, c call) error {
@@ -248,7 +249,11 @@ func (s *stage) startFlow(ctx context.Context, c call) error {
 			return errUsage
 		}
 	}
-	s.flows[c.arg(1)], err = lab.StartFlow(context.WithoutCancel(ctx), ways[0], rate)
+	i := slices.IndexFunc(ways, func(w lab.Way) bool { return c.arg(5) == "" || c.arg(5) == "6" == (w.Family == addr.IPv6) })
+	if i < 0 {
+		return fmt.Errorf("no way from %s to %s in family %s", c.arg(2), c.arg(3), c.arg(5))
+	}
+	s.flows[c.arg(1)], err = lab.StartFlow(context.WithoutCancel(ctx), ways[i], rate)
 	return err
 }
 

@@ -33,7 +33,7 @@ func LinkName(links []facts.Link, owner state.Owner, want string, fits func(fact
 	free := len(want) <= maxName
 	for _, l := range links {
 		switch {
-		case l.Alias == owner.Alias() && len(l.Name) == len(otherPrefix)+otherDigits && l.Name == otherName(owner, want):
+		case l.Alias == owner.Alias() && len(l.Name) == len(otherPrefix)+otherDigits && l.Name == OtherName(owner, want):
 			return l.Name // stay: a rename would cut the traffic on it
 		case l.Name == want && l.Alias != owner.Alias() && (l.Alias != "" || !fits(l)):
 			free = false
@@ -42,7 +42,7 @@ func LinkName(links []facts.Link, owner state.Owner, want string, fits func(fact
 	if free {
 		return want
 	}
-	return otherName(owner, want)
+	return OtherName(owner, want)
 }
 
 // The derived name.
@@ -51,7 +51,9 @@ const (
 	otherDigits = 6
 )
 
-func otherName(owner state.Owner, want string) string {
+// OtherName is a name for a device of the instance that has no other: the same
+// for the same want.
+func OtherName(owner state.Owner, want string) string {
 	sum := sha256.Sum256([]byte(owner.Instance + "/" + want))
 	return otherPrefix + hex.EncodeToString(sum[:otherDigits/2])
 }

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
+	"strconv"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 )
@@ -29,6 +31,15 @@ type Pool struct {
 type Backend struct {
 	Type    string          // lower case
 	Options json.RawMessage // the whole Backend object
+}
+
+// JSON is the Backend object as one may write it, without spaces.
+func (b Backend) JSON() json.RawMessage {
+	var out bytes.Buffer
+	if len(b.Options) > 0 && json.Compact(&out, b.Options) == nil {
+		return out.Bytes()
+	}
+	return json.RawMessage(`{"Type":` + strconv.Quote(b.Type) + `}`)
 }
 
 // Families lists the enabled families, IPv4 first.

@@ -43,6 +43,7 @@ func facts(s report.Status, now time.Time) [][2]string {
 	out := [][2]string{
 		{"host id", s.HostID},
 		{"network", network(s.Network)},
+		{"carrier", carrier(s.Change)},
 		{"lease", ownLease(s.Lease, now)},
 		{"uplink", uplink(s.Uplink)},
 		{"store", storeLine(s.Store)},
@@ -87,6 +88,14 @@ func network(n report.Network) string {
 		return "no config yet"
 	}
 	return fmt.Sprintf("%s, %s, %s, MTU %d", strings.Join(n.Networks, " "), n.Backend, n.Firewall, n.MTU)
+}
+
+// carrier is how packets travel, and how far a change of that is.
+func carrier(c report.Transit) string {
+	if c.Carrier == "" {
+		return "none yet"
+	}
+	return oneLine(c.String())
 }
 
 func ownLease(l report.Lease, now time.Time) string {

@@ -13,7 +13,6 @@ package engine
 import (
 	"slices"
 
-	"github.com/flannel-ng/flannel-ng/internal/backend"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -24,7 +23,7 @@ import (
 // Inputs is everything that the wanted state depends on.
 type Inputs struct {
 	Network  config.Network
-	Backend  backend.Backend
+	Backend  Carrier
 	Node     facts.Node
 	Own      lease.Holding // with a lease: hasLease
 	Snapshot lease.Snapshot

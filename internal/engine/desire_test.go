@@ -10,6 +10,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	"github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/backend/backendtest"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
@@ -34,7 +35,7 @@ func inputs(t *testing.T, peers ...byte) engine.Inputs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := engine.Inputs{Network: network, Backend: b, Node: n, Snapshot: *picture(peers...)}
+	in := engine.Inputs{Network: network, Backend: backendtest.Alone(network, b), Node: n, Snapshot: *picture(peers...)}
 	in.Own.State = lease.Owned
 	in.Own.Lease.Lease = lease.Lease{Key: "10.5.1.0-24", Subnets: subnets("10.5.1.0/24"), Public: n.Public, Offer: offer}
 	return in

@@ -12,6 +12,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/backend/transit"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -29,8 +30,10 @@ type Config struct {
 	// Files writes subnet.env once everything of our own is in place.
 	Files      reconcile.Driver
 	NewBackend func(backend.Setup) (backend.Backend, []string, error)
-	Owner      state.Owner
-	Policy     Policy
+	// Wire is what a backend with these options puts on the wire.
+	Wire   func(config.Backend) (backend.Wire, error)
+	Owner  state.Owner
+	Policy Policy
 	// Previous are the subnets of the subnet.env found at start; zero: none.
 	Previous addr.ByFamily[netip.Prefix]
 	// Resync is the time between passes when nothing rings.
@@ -54,13 +57,14 @@ type Engine struct {
 	why   atomic.Uint32 // what rang: a set of wake
 	plans chan chan<- planAnswer
 
-	// network and backend are fixed by the first valid config: changing them
-	// under running containers is not possible in this version.
+	// network is that of the first valid config. Only its backend and kind of
+	// firewall follow later ones: addresses of running containers cannot.
 	network  *config.Network
 	seen     []byte // config bytes last looked at
-	backend  backend.Backend
+	carriers carriers
+	phase    transit.State // last told of
 	drivers  []reconcile.Driver
-	warnings []string
+	warnings []string // on the config
 
 	table  *table // what is wanted for peers
 	large  bool   // a large fabric was read, and the memory for it not returned since
@@ -99,6 +103,7 @@ func New(cfg Config) *Engine {
 		fights: fights{}, repair: repair{owed: map[state.Key]time.Time{}},
 	}
 	e.base.Pass.Changes, e.base.Pass.Repairs = map[string]int64{}, map[string]report.Repairs{}
+	e.carriers = newCarriers(transit.Kit{Wire: cfg.Wire, New: cfg.NewBackend})
 	first := e.base // World is not asked before Run
 	first.NotReady = []string{"starting"}
 	first.Pass.Changes, first.Pass.Repairs = nil, nil
@@ -307,7 +312,10 @@ func (e *Engine) look(ctx context.Context, depth Depth) (in Inputs, reason strin
 	if reason := e.configure(snap.Config); reason != "" {
 		return in, reason, nil
 	}
-	node, err := e.cfg.World.Node(ctx, e.network.Families(), depth)
+	in.Network = *e.network
+	e.carriers.next(in, e.setup(*e.network))
+	in.Backend, in.Network.Backend = e.carriers.at, e.carriers.plan.Receive[0].Backend
+	node, err := e.cfg.World.Node(ctx, Need{e.network.Families(), e.carriers.backends()}, depth)
 	switch {
 	case err == nil:
 	case e.base.Pass.Passes == 0:
@@ -315,7 +323,7 @@ func (e *Engine) look(ctx context.Context, depth Depth) (in Inputs, reason strin
 	default:
 		return in, err.Error(), nil // not fatal: an uplink may come back
 	}
-	in.Network, in.Backend, in.Node = *e.network, e.backend, node
+	in.Node = node
 	return in, e.ask(in), nil
 }
 
@@ -325,6 +333,7 @@ func (e *Engine) ask(in Inputs) (reason string) {
 	if err != nil {
 		return err.Error()
 	}
+	e.carriers.asked = &offer
 	e.cfg.World.Ask(lease.Ask{
 		Network: in.Network, Public: in.Node.Public, Offer: offer, Previous: e.cfg.Previous,
 	})
@@ -334,8 +343,8 @@ func (e *Engine) ask(in Inputs) (reason string) {
 	return ""
 }
 
-// configure takes the first valid config. A later change is reported, and
-// takes effect when the daemon is restarted.
+// configure follows the config: all of the first valid one, and of later ones
+// what a running fabric can follow.
 func (e *Engine) configure(raw []byte) (reason string) {
 	if raw == nil && e.network != nil {
 		e.warn("the network config is gone from the store, the running one stays: put it back with `flannelctl config set FILE`")
@@ -347,25 +356,69 @@ func (e *Engine) configure(raw []byte) (reason string) {
 	if e.network != nil && string(raw) == string(e.seen) {
 		return ""
 	}
-	network, err := config.Parse(raw)
+	network, carrier, warnings, err := e.understand(raw)
 	if e.network != nil {
-		e.seen = slices.Clone(raw)
-		e.noticeChange(err)
-		return ""
+		e.seen, e.warnings = slices.Clone(raw), nil
+		if err = e.change(network, carrier, err); err != nil {
+			e.warn(err.Error())
+			return ""
+		}
+	} else if err != nil {
+		return err.Error()
+	} else {
+		e.network, e.seen = &network, slices.Clone(raw)
+		e.carriers.config, e.carriers.first = carrier, carrier.Wire.Name
+		e.drive()
 	}
+	for _, w := range warnings {
+		e.warn("network config: " + w)
+	}
+	return ""
+}
+
+// understand reads a config, and tries whether its backend can be made.
+func (e *Engine) understand(raw []byte) (config.Network, transit.Carrier, []string, error) {
+	network, err := config.Parse(raw)
 	if err != nil {
-		return "error parsing subnet config: " + err.Error()
+		return network, transit.Carrier{}, nil, fmt.Errorf("error parsing subnet config: %w", err)
 	}
-	b, warnings, err := e.cfg.NewBackend(backend.Setup{
-		Options: network.Backend, Owner: e.cfg.Owner, Families: network.Families(), Networks: networksOf(network),
-	})
+	_, warnings, err := e.cfg.NewBackend(e.setup(network))
 	if err != nil {
-		return "network config: " + err.Error()
+		return network, transit.Carrier{}, nil, fmt.Errorf("network config: %w", err)
 	}
-	e.network, e.backend, e.seen = &network, b, slices.Clone(raw)
+	carrier, err := e.carriers.kit.Of(network.Backend)
+	if err != nil {
+		err = fmt.Errorf("network config: %w", err)
+	}
+	return network, carrier, append(network.Warnings, warnings...), err
+}
+
+func (e *Engine) setup(n config.Network) backend.Setup {
+	return backend.Setup{Options: n.Backend, Owner: e.cfg.Owner, Families: n.Families(), Networks: networksOf(n)}
+}
+
+// change follows a later config, or says why not.
+func (e *Engine) change(n config.Network, to transit.Carrier, err error) error {
+	now := e.carriers.config
+	solo := to.Wire.Name == "" || now.Wire.Name == ""
+	switch {
+	case err != nil:
+		return fmt.Errorf("the network config in the store is now invalid, the running one stays: %w", err)
+	case n.Pools != e.network.Pools || solo && string(to.Backend.JSON()) != string(now.Backend.JSON()):
+		return errors.New("the network config in the store changed: restart flanneld to use it")
+	}
+	if to.Wire != now.Wire {
+		e.cfg.Event("config", "the network config now says "+to.Wire.Name+", was "+now.Wire.Name)
+	}
+	e.network, e.carriers.config = &n, to
+	return nil
+}
+
+// drive makes the drivers.
+func (e *Engine) drive() {
 	var networks []netip.Prefix
-	for _, f := range network.Families() {
-		networks = append(networks, network.Pools.At(f).Network)
+	for _, f := range e.network.Families() {
+		networks = append(networks, e.network.Pools.At(f).Network)
 	}
 	e.drivers, e.scoped = e.cfg.NewDrivers(networks), map[state.Kind]bool{}
 	for _, d := range e.drivers {
@@ -373,10 +426,6 @@ func (e *Engine) configure(raw []byte) (reason string) {
 			e.scoped[d.Kind()] = true
 		}
 	}
-	for _, w := range append(network.Warnings, warnings...) {
-		e.warn("network config: " + w)
-	}
-	return ""
 }
 
 func networksOf(n config.Network) addr.ByFamily[netip.Prefix] {
@@ -385,14 +434,6 @@ func networksOf(n config.Network) addr.ByFamily[netip.Prefix] {
 		out.Put(f, n.Pools.At(f).Network)
 	}
 	return out
-}
-
-func (e *Engine) noticeChange(err error) {
-	if err != nil {
-		e.warn("the network config in the store is now invalid, the running one stays: " + err.Error())
-		return
-	}
-	e.warn("the network config in the store changed: restart flanneld to use it")
 }
 
 func (e *Engine) warn(text string) {

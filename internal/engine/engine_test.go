@@ -45,7 +45,7 @@ func (w *world) Snapshot() (lease.Snapshot, bool) {
 	return *w.snap, true
 }
 
-func (w *world) Node(context.Context, []addr.Family, engine.Depth) (facts.Node, error) {
+func (w *world) Node(context.Context, engine.Need, engine.Depth) (facts.Node, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.node, w.err
@@ -125,7 +125,7 @@ func newRig(t *testing.T, every time.Duration) *rig {
 	}
 	r.mem[state.KindFile] = &reconciletest.Memory{Of: state.KindFile}
 	r.config = engine.Config{
-		World: r.world, Files: r.mem[state.KindFile], NewBackend: all.New,
+		World: r.world, Files: r.mem[state.KindFile], NewBackend: all.New, Wire: all.Wire,
 		NewDrivers: func([]netip.Prefix) []reconcile.Driver { return drivers },
 		Conditions: func(context.Context, *state.Set) []string { return nil },
 		Ready:      func(ready bool) { r.ready = append(r.ready, ready) },

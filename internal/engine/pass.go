@@ -96,6 +96,7 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 		return nil // what was cut short is no failure
 	}
 	e.note(ctx, &p)
+	e.follow(&p)
 	if changedSwitch(p.out) {
 		e.Ring() // switches announce no change, and another may wait for this one
 	}

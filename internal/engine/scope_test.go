@@ -192,8 +192,8 @@ type seldom struct {
 	last *facts.Node
 }
 
-func (s *seldom) Node(ctx context.Context, families []addr.Family, depth engine.Depth) (facts.Node, error) {
-	n, err := s.world.Node(ctx, families, depth)
+func (s *seldom) Node(ctx context.Context, need engine.Need, depth engine.Depth) (facts.Node, error) {
+	n, err := s.world.Node(ctx, need, depth)
 	switch {
 	case err != nil:
 	case depth != engine.All && s.last != nil:

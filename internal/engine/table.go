@@ -48,6 +48,7 @@ type table struct {
 // entry is what became of one lease.
 type entry struct {
 	key     string // of the lease
+	by      string // wire that packets to it take
 	objects []state.Object
 	refused []state.Object // not wanted, because another peer has one of them
 	kept    *lease.Lease   // what is believed of the lease; nil: all of it
@@ -60,10 +61,11 @@ type peerInputs struct {
 	self  lease.Lease
 	node  facts.Node
 	taken map[state.Key]bool
+	ways  string // Carrier.Key
 }
 
 func (p peerInputs) equal(o peerInputs) bool {
-	return p.self == o.self && maps.Equal(p.taken, o.taken) && reflect.DeepEqual(p.node, o.node)
+	return p.self == o.self && p.ways == o.ways && maps.Equal(p.taken, o.taken) && reflect.DeepEqual(p.node, o.node)
 }
 
 // forPeers takes away what no backend looks at when it makes a peer's objects:
@@ -100,7 +102,7 @@ func (t *table) few() int { return 64 + len(t.leases)/16 }
 func (t *table) update(in Inputs, h host) delta {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	from := peerInputs{in.Own.Lease.Lease, forPeers(in.Node), h.taken}
+	from := peerInputs{in.Own.Lease.Lease, forPeers(in.Node), h.taken, in.Backend.Key()}
 	in.Node = from.node
 	gone, come := lease.Differ(t.leases, in.Snapshot.Leases)
 	news := len(gone)+len(come) > 0 || !slices.Equal(t.unread, in.Snapshot.Bad)
@@ -253,11 +255,11 @@ func (t *table) fill(in Inputs, peers []*lease.Lease, raw map[string]*lease.Leas
 // add makes the entry of a peer. kept is what is believed of raw. A lease of
 // another backend is not ours to reach and no fault.
 func (t *table) add(in Inputs, kept, raw *lease.Lease) {
-	if kept.Offer.Backend != in.Network.Backend.Type {
+	s, by, err := in.Backend.Send(in.Own.Lease.Lease, in.Node, *kept)
+	if errors.Is(err, backend.ErrForeign) {
 		return
 	}
-	s, err := in.Backend.Peer(in.Own.Lease.Lease, in.Node, *kept, kept.Offer)
-	e := &entry{key: kept.Key, err: err}
+	e := &entry{key: kept.Key, by: by, err: err}
 	if kept != raw {
 		e.kept = kept
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	"github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/backend/backendtest"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -39,7 +40,7 @@ func hostOf(tb testing.TB, conf string) Inputs {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	in := Inputs{Network: network, Backend: b, Node: n, Snapshot: lease.Snapshot{Synced: true}}
+	in := Inputs{Network: network, Backend: backendtest.Alone(network, b), Node: n, Snapshot: lease.Snapshot{Synced: true}}
 	in.Own.State = lease.Owned
 	in.Own.Lease.Lease = lease.Lease{Key: "own", Owner: "me", Public: n.Public, Offer: offer}
 	in.Own.Lease.Subnets = addr.Pair(netip.MustParsePrefix("10.5.0.0/24"), netip.MustParsePrefix("fd00:5::/64"))
@@ -200,13 +201,13 @@ func TestOneLeaseCostsOneLease(t *testing.T) {
 }
 
 type counting struct {
-	backend.Backend
+	Carrier
 	calls *int
 }
 
-func (c counting) Peer(self lease.Lease, n facts.Node, p lease.Lease, o lease.Offer) (state.Set, error) {
+func (c counting) Send(self lease.Lease, n facts.Node, p lease.Lease) (state.Set, string, error) {
 	*c.calls++
-	return c.Backend.Peer(self, n, p, o)
+	return c.Carrier.Send(self, n, p)
 }
 
 // plain is an IPv4 lease without conflicts.

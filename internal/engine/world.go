@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 )
@@ -22,13 +23,19 @@ const (
 	All
 )
 
+// Need says what facts are for.
+type Need struct {
+	Families []addr.Family // enabled, IPv4 first
+	Carriers []config.Backend
+}
+
 // World is what the loop looks at and asks of. All methods but Node return at
 // once.
 type World interface {
 	// Snapshot is the latest picture of the store; false before the first.
 	Snapshot() (lease.Snapshot, bool)
-	// Node gives the facts of this host for the enabled families.
-	Node(ctx context.Context, families []addr.Family, depth Depth) (facts.Node, error)
+	// Node gives the facts of this host.
+	Node(ctx context.Context, need Need, depth Depth) (facts.Node, error)
 	// Ask tells the keeper what to hold a lease for. Idempotent.
 	Ask(a lease.Ask)
 	// Own is the holding that the keeper has now.

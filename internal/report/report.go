@@ -19,6 +19,7 @@ type Status struct {
 	Started  time.Time `json:"started"`
 
 	Network Network `json:"network"`
+	Change  Transit `json:"change"`
 	Lease   Lease   `json:"lease"`
 	Uplink  Uplink  `json:"uplink"`
 	Store   Store   `json:"store"`
@@ -39,6 +40,33 @@ type Network struct {
 	Backend  string   `json:"backend"`
 	Firewall string   `json:"firewall"`
 	MTU      int      `json:"mtu"`
+}
+
+// Transit is how far a change of the backend, its port or its network is
+// (docs/live-change.md).
+type Transit struct {
+	// Phase is steady, blocked, held, preparing, receiving, sending or keeping.
+	Phase string `json:"phase"`
+	// Carrier is what this host is known by: "vxlan vni 1 port 8472"; Config
+	// what the network config says.
+	Carrier string `json:"carrier"`
+	Config  string `json:"config"`
+	// Receives are the carriers that packets are taken from.
+	Receives []string `json:"receives,omitempty"`
+	Why      string   `json:"why,omitempty"` // what is waited for
+}
+
+// String is one line for people.
+func (c Transit) String() string {
+	out := c.Carrier
+	if c.Config != c.Carrier {
+		out += " → " + c.Config
+	}
+	out += ", " + c.Phase
+	if c.Why != "" {
+		out += ": " + c.Why
+	}
+	return out
 }
 
 // Lease is this host's own lease.

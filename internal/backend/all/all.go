@@ -21,9 +21,9 @@ func Backends() []backend.Entry {
 	return []backend.Entry{
 		{Type: alloc.Type, New: alloc.New, Options: alloc.Options{}},
 		{Type: extension.Type, New: extension.New, Options: extension.Options{}, Startup: extension.Startup},
-		{Type: hostgw.Type, New: hostgw.New, Options: hostgw.Options{}, Adjacency: hostgw.Adjacency},
-		{Type: udp.Type, New: udp.New, Options: udp.Options{}},
-		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}, Adjacency: vxlan.Adjacency},
+		{Type: hostgw.Type, New: hostgw.New, Options: hostgw.Options{}, Adjacency: hostgw.Adjacency, Wire: hostgw.Wire},
+		{Type: udp.Type, New: udp.New, Options: udp.Options{}, Wire: udp.Wire},
+		{Type: vxlan.Type, New: vxlan.New, Options: vxlan.Options{}, Adjacency: vxlan.Adjacency, Wire: vxlan.Wire},
 	}
 }
 
@@ -60,4 +60,15 @@ func Startup(o config.Backend) (state.Command, error) {
 		}
 	}
 	return state.Command{}, nil
+}
+
+// Wire is what the backend that o names puts on the wire; the zero Wire: it
+// cannot stand beside another.
+func Wire(o config.Backend) (backend.Wire, error) {
+	for _, e := range Backends() {
+		if e.Type == o.Type && e.Wire != nil {
+			return e.Wire(o)
+		}
+	}
+	return backend.Wire{}, nil
 }

@@ -65,7 +65,7 @@ func TestThroughTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := engine.Inputs{Network: network, Backend: newAlloc(t, network), Node: backendtest.Node([]addr.Family{addr.IPv4}, 1)}
+	in := engine.Inputs{Network: network, Backend: backendtest.Alone(network, newAlloc(t, network)), Node: backendtest.Node([]addr.Family{addr.IPv4}, 1)}
 	in.Policy.SubnetFile, in.Policy.Traffic = "/run/flannel/subnet.env", traffic.Options{Masquerade: true}
 	offer, err := in.Backend.Offer(in.Node, nil)
 	if err != nil {

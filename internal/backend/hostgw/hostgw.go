@@ -45,6 +45,11 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 // Adjacency is backend.Entry.Adjacency: every peer is a next hop.
 func Adjacency(config.Backend) bool { return true }
 
+// Wire is backend.Entry.Wire: packets travel as they are.
+func Wire(config.Backend) (backend.Wire, error) {
+	return backend.Wire{Name: Type, Type: Type}, nil
+}
+
 // Offer is the public address alone: peers route to it over the link, so it
 // must be the uplink's own.
 func (h *hostgw) Offer(n facts.Node, _ *lease.Lease) (lease.Offer, error) {

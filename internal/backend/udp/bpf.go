@@ -52,6 +52,9 @@ type extra struct {
 	} `json:"udp"`
 }
 
+// everything is the extra of a host that can all there is.
+const everything = `{"udp":{"bpf":1}}`
+
 // offers says whether the holder of an offer takes datagrams in its kernel. A
 // later version takes those of this one, too. What cannot be read offers
 // nothing.

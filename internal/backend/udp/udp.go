@@ -17,6 +17,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
+	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/facts"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/state"
@@ -83,6 +84,13 @@ func isPlain(offload string) (bool, error) {
 	default:
 		return false, fmt.Errorf("Backend.Offload %q: must be auto or off", offload)
 	}
+}
+
+// Wire is backend.Entry.Wire. A host has one forwarder, which has one port.
+func Wire(b config.Backend) (backend.Wire, error) {
+	var o Options
+	_, err := b.Decode(&o)
+	return backend.Wire{Name: fmt.Sprintf("udp port %d", o.Port), Type: Type, Port: o.Port, Socket: Type, Single: "forwarder"}, err
 }
 
 // Offer has no data: peers need no more than the public address, and the port
@@ -189,6 +197,18 @@ func (u *udp) Peer(_ lease.Lease, n facts.Node, p lease.Lease, _ lease.Offer) (s
 		}
 	}
 	return s, errors.Join(errs...)
+}
+
+// Admit implements backend.Admitter: the forwarder and the kernel drop what
+// comes from a host that they do not know.
+func (u *udp) Admit(self lease.Lease, n facts.Node, p lease.Lease) state.Set {
+	if p.Owner != "" && p.Offer.Backend != Type {
+		// Whether p will send by the kernel is not known yet.
+		p.Offer.Extra = everything
+	}
+	// What is refused is refused to a host that does not send by udp so far.
+	s, _ := u.Peer(self, n, p, p.Offer)
+	return s
 }
 
 func (u *udp) device(n facts.Node) string {

@@ -11,6 +11,7 @@
 package vxlan
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,6 +63,9 @@ type vxlan struct {
 	families []addr.Family
 	names    addr.ByFamily[string] // of devices, as flannel names them
 	usual    string                // how backend data of this fabric begins, as flannel writes it
+	// twin: this host has another wire of the same VNI, whose devices have, or
+	// want, the same names.
+	twin bool
 }
 
 // New makes the backend from its options.
@@ -71,8 +75,9 @@ func New(s backend.Setup) (backend.Backend, []string, error) {
 	if err != nil {
 		return nil, warnings, err
 	}
-	if v.opts.Port == 0 {
-		v.opts.Port = kernelPort
+	v.opts.Port = cmp.Or(v.opts.Port, kernelPort)
+	for _, w := range s.Beside {
+		v.twin = v.twin || w.Type == Type && w.VNI == v.opts.VNI && w.Port != v.opts.Port
 	}
 	v.names = addr.Pair(fmt.Sprintf("flannel.%d", v.opts.VNI), fmt.Sprintf("flannel-v6.%d", v.opts.VNI))
 	v.usual = fmt.Sprintf(`{"VNI":%d,"VtepMAC":"`, v.opts.VNI)
@@ -84,6 +89,19 @@ func Adjacency(b config.Backend) bool {
 	var o Options
 	_, err := b.Decode(&o)
 	return err == nil && o.DirectRouting
+}
+
+// Wire is backend.Entry.Wire. The kernel has one socket for each port and use of
+// the header's reserved bits, and tells networks on it by their VNI.
+func Wire(b config.Backend) (backend.Wire, error) {
+	var o Options
+	_, err := b.Decode(&o)
+	w := backend.Wire{Type: Type, VNI: o.VNI, Port: cmp.Or(o.Port, kernelPort), Socket: Type}
+	w.Name = fmt.Sprintf("vxlan vni %d port %d", w.VNI, w.Port)
+	if o.GBP {
+		w.Name, w.Socket = w.Name+" gbp", Type+" gbp"
+	}
+	return w, err
 }
 
 // Offer publishes the VTEP of each family. The MAC that peers already know
@@ -253,9 +271,20 @@ func (v *vxlan) checksum() state.Offload {
 	}
 }
 
-// device names the VXLAN device of f as flannel does.
+// device names the VXLAN device of f as flannel does. Beside a twin it is the one
+// that there is, or gets a name of its own, which it keeps when the twin is gone.
 func (v *vxlan) device(f addr.Family, n facts.Node) string {
-	return backend.LinkName(n.Links, v.owner, v.names.At(f), v.fits)
+	want := v.names.At(f)
+	own := backend.OtherName(v.owner, fmt.Sprintf("%s port %d", want, v.opts.Port))
+	for _, l := range n.Links {
+		if l.Alias == v.owner.Alias() && v.fits(l) && (l.Name == own || v.twin && l.Name == want) {
+			return l.Name
+		}
+	}
+	if v.twin {
+		return own
+	}
+	return backend.LinkName(n.Links, v.owner, want, v.fits)
 }
 
 // fits says whether an unmarked device can be taken over in place.
