@@ -448,7 +448,7 @@ func (p *planner) describe() {
 		s.Phase, s.Why = Blocked, p.blocked.Error()+": restart flanneld on every host"
 	case p.target != c:
 		s.Phase, s.Why = Held, fmt.Sprintf("on %s by %s: restart it with the new config, or remove it", p.target, p.holders())
-	case !p.Placed[c] && !p.shown.lists(c) && p.own != "":
+	case !p.Placed[c] && !p.shown.lists(c) && !p.held.lists(c) && p.own != "":
 		s.Phase = Preparing
 	case slices.ContainsFunc(p.groups, without):
 		s.Phase, s.Why = Receiving, "by both; waits for "+p.Others.names(without)
