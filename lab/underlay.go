@@ -132,3 +132,24 @@ func (f *Fabric) Heal(ctx context.Context, n *Node) error {
 	}
 	return f.Switch.ip(ctx, lines...)
 }
+
+// Recable gives a host a new cable and card after its eth0 was deleted: with the
+// old hardware address, and with addresses and routes as DHCP would.
+func (f *Fabric) Recable(ctx context.Context, h *Host, mac string) error {
+	s := station{h.Node, h.Index}
+	if err := f.Switch.ip(ctx, f.port(s)...); err != nil {
+		return fmt.Errorf("recable %s: %w", h.Name, err)
+	}
+	if err := h.ip(ctx, "link set eth0 address "+mac); err != nil {
+		return fmt.Errorf("recable %s: %w", h.Name, err)
+	}
+	return f.wireStation(ctx, s)
+}
+
+// AddCard gives a host another card on the switch, without addresses.
+func (f *Fabric) AddCard(ctx context.Context, h *Host, name string) error {
+	port := portOf(h.Name) + "b"
+	return f.Switch.ip(ctx,
+		fmt.Sprintf("link add %s type veth peer name %s netns %d", port, name, h.PID()),
+		"link set "+port+" master br0 up")
+}

@@ -34,12 +34,12 @@ const closing = 30 * time.Second
 // Run measures and returns what it found, also if it was cut short by an error.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	b := &Bench{Options: o, begin: time.Now()}
-	b.result = Result{When: b.begin.UTC().Truncate(time.Second), Machine: describe(), Rounds: o.Rounds}
+	b.result = Result{When: b.begin.UTC().Truncate(time.Second), Machine: Describe(), Rounds: o.Rounds}
 	paths, peers, err := choose(o.Rows)
 	if err != nil {
 		return nil, err
 	}
-	if b.result.Version, err = version(ctx, o.Binaries.Flanneld); err != nil {
+	if b.result.Version, err = VersionOf(ctx, o.Binaries.Flanneld); err != nil {
 		return nil, err
 	}
 	if len(paths) > 0 {
@@ -66,8 +66,8 @@ func closeFabric(ctx context.Context, f *lab.Fabric) error {
 	return f.Close(end)
 }
 
-// version is what flanneld says of itself.
-func version(ctx context.Context, flanneld string) (string, error) {
+// VersionOf is what flanneld says of itself.
+func VersionOf(ctx context.Context, flanneld string) (string, error) {
 	out, err := command(ctx, flanneld, "--version")
 	if err != nil {
 		return "", fmt.Errorf("version of flanneld: %w", err)

@@ -145,7 +145,7 @@ func (c *crowd) alone(ctx context.Context) error {
 		return err
 	}
 	var err error
-	c.into.Alone, _, err = memory(c.host.DaemonPID())
+	c.into.Alone, _, err = Memory(c.host.DaemonPID())
 	return err
 }
 
@@ -200,7 +200,7 @@ func (c *crowd) start(ctx context.Context, round int) error {
 	if err != nil {
 		return err
 	}
-	used, err := threadTime(c.host.DaemonPID())
+	used, err := ThreadTime(c.host.DaemonPID())
 	if err != nil {
 		return err
 	}

@@ -37,20 +37,20 @@ func (c *crowd) rest(ctx context.Context) error {
 		return err
 	}
 	pid := c.host.DaemonPID()
-	before, err := threadTime(pid)
+	before, err := ThreadTime(pid)
 	if err != nil {
 		return err
 	}
 	if err := pause(ctx, resting); err != nil {
 		return err
 	}
-	after, err := threadTime(pid)
+	after, err := ThreadTime(pid)
 	if err != nil {
 		return err
 	}
 	c.into.Idle = (after - before).Seconds() / resting.Seconds()
 	c.into.Lines = strings.Count(c.host.Log(), "\n")
-	if c.into.RSS, c.into.RSSMost, err = memory(pid); err != nil {
+	if c.into.RSS, c.into.RSSMost, err = Memory(pid); err != nil {
 		return err
 	}
 	c.into.Reading, err = c.reading(ctx)
@@ -69,7 +69,7 @@ func (c *crowd) reading(ctx context.Context) (Seconds, error) {
 	if c.backend == "vxlan" {
 		link = "flannel.1"
 	}
-	before, err := threadTime(c.host.DaemonPID())
+	before, err := ThreadTime(c.host.DaemonPID())
 	if err != nil {
 		return 0, err
 	}
@@ -79,14 +79,14 @@ func (c *crowd) reading(ctx context.Context) (Seconds, error) {
 	if err := pause(ctx, read); err != nil {
 		return 0, err
 	}
-	after, err := threadTime(c.host.DaemonPID())
+	after, err := ThreadTime(c.host.DaemonPID())
 	return seconds(after - before), err
 }
 
 // changes lets peers join one at a time.
 func (c *crowd) changes(ctx context.Context) error {
 	c.bench.progress("%s: up to %d single changes", c.backend, singleChanges)
-	before, err := threadTime(c.host.DaemonPID())
+	before, err := ThreadTime(c.host.DaemonPID())
 	if err != nil {
 		return err
 	}
@@ -102,11 +102,11 @@ func (c *crowd) changes(ctx context.Context) error {
 		}
 		took = append(took, Sample{i, d.Seconds() * 1000})
 	}
-	after, err := threadTime(c.host.DaemonPID())
+	after, err := ThreadTime(c.host.DaemonPID())
 	if err != nil {
 		return err
 	}
-	c.into.Change50, c.into.Change99 = took.Median(), quantile(took.values(), 0.99)
+	c.into.Change50, c.into.Change99 = took.Median(), Quantile(took.values(), 0.99)
 	c.into.Changes = len(took)
 	c.into.ChangeCPU = (after - before).Seconds() * 1000 / float64(len(took))
 	return nil
@@ -130,7 +130,7 @@ func (c *crowd) change(ctx context.Context, i int) (time.Duration, error) {
 // burst has peers join and leave by turns, 1,000 a second in all.
 func (c *crowd) burst(ctx context.Context) error {
 	c.bench.progress("%s: 1,000 changes a second for %s", c.backend, bursting)
-	before, err := threadTime(c.host.DaemonPID())
+	before, err := ThreadTime(c.host.DaemonPID())
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (c *crowd) burst(ctx context.Context) error {
 	if _, err := c.watch.await(wait); err != nil {
 		return err
 	}
-	after, err := threadTime(c.host.DaemonPID())
+	after, err := ThreadTime(c.host.DaemonPID())
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (c *crowd) burst(ctx context.Context) error {
 	for subnet, at := range c.watch.times() {
 		delays = append(delays, max(0, at.Sub(asked[subnet]).Seconds()*1000))
 	}
-	c.into.Burst50, c.into.Burst99 = quantile(delays, 0.5), quantile(delays, 0.99)
+	c.into.Burst50, c.into.Burst99 = Quantile(delays, 0.5), Quantile(delays, 0.99)
 	c.into.BurstCPU = (after - before).Seconds() / bursting.Seconds()
 	return nil
 }

@@ -11,9 +11,6 @@ func Choose(names ...string) (paths, peers []string, err error) {
 	return rowNames(rows), peers, err
 }
 
-// Quantile of values.
-func Quantile(values []float64, q float64) float64 { return quantile(values, q) }
-
 // Busy reads /proc/stat.
 func Busy(text string) (time.Duration, error) { return busy(text) }
 

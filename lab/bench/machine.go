@@ -20,8 +20,8 @@ type Machine struct {
 	Arch   string `json:"arch"`
 }
 
-// describe reads what the machine says of itself; what it does not say is empty.
-func describe() Machine {
+// Describe reads what the machine says of itself; what it does not say is empty.
+func Describe() Machine {
 	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Arch: runtime.GOARCH}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {

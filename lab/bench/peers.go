@@ -87,3 +87,13 @@ func subnets(from, to int) []netip.Prefix {
 	}
 	return all
 }
+
+// CrowdConfig is the network config of a fabric most of whose hosts are only
+// leases, put there by Populate. Real hosts get subnets above theirs.
+func CrowdConfig(backend string) string { return population{backend: backend}.config() }
+
+// Populate puts the leases of so many hosts into the store, as plain flannel would.
+func Populate(ctx context.Context, e *lab.Etcd, backend string, hosts int) error {
+	_, err := population{etcd: e, prefix: lab.Prefix, backend: backend}.join(ctx, 0, hosts)
+	return err
+}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// memory is the resident size of a process, now and at most, in MB.
-func memory(pid int) (now, most float64, err error) {
+// Memory is the resident size of a process, now and at most, in MB.
+func Memory(pid int) (now, most float64, err error) {
 	status := fmt.Sprintf("/proc/%d/status", pid)
 	for _, f := range []struct {
 		name string
@@ -25,10 +25,10 @@ func memory(pid int) (now, most float64, err error) {
 	return now, most, nil
 }
 
-// threadTime is the CPU time of all threads of a process, which the scheduler
+// ThreadTime is the CPU time of all threads of a process, which the scheduler
 // counts to the nanosecond. Of threads that ended it knows nothing; those of a
 // Go program rarely do.
-func threadTime(pid int) (time.Duration, error) {
+func ThreadTime(pid int) (time.Duration, error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
 		return 0, fmt.Errorf("CPU time of process %d: no threads: %w", pid, os.ErrNotExist)

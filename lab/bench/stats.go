@@ -13,16 +13,16 @@ type Series []Sample
 
 // Median is the middle of the values, or 0 of none.
 func (s Series) Median() float64 {
-	return quantile(s.values(), 0.5)
+	return Quantile(s.values(), 0.5)
 }
 
 // Max is the largest value, or 0 of none.
-func (s Series) Max() float64 { return quantile(s.values(), 1) }
+func (s Series) Max() float64 { return Quantile(s.values(), 1) }
 
 // Best is the largest value, or the smallest if less is better; 0 of none.
 func (s Series) Best(less bool) float64 {
 	if less {
-		return quantile(s.values(), 0)
+		return Quantile(s.values(), 0)
 	}
 	return s.Max()
 }
@@ -48,11 +48,11 @@ func (s Series) Over(other Series) (float64, bool) {
 			ratios = append(ratios, sample.Value/b)
 		}
 	}
-	return quantile(ratios, 0.5), len(ratios) > 0
+	return Quantile(ratios, 0.5), len(ratios) > 0
 }
 
-// quantile interpolates between neighbours.
-func quantile(values []float64, q float64) float64 {
+// Quantile interpolates between neighbours.
+func Quantile(values []float64, q float64) float64 {
 	if len(values) == 0 {
 		return 0
 	}

@@ -15,6 +15,7 @@ import (
 var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, proof that it carries
        lab bench [flags]     data paths and convergence beside the plain kernel's
        lab mesh [flags]      many daemons join one etcd at once
+       lab chaos [flags]     every fault in every kind of fabric, and how it comes back
        lab torture [flags]   known packets through all data paths, compared byte for byte
        lab pause NAME        hold the namespaces of a node (used by the lab)
        lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)
@@ -48,6 +49,8 @@ func run(ctx context.Context, args []string) error {
 		return benchmark(ctx, args[1:])
 	case "mesh":
 		return meshBench(ctx, args[1:])
+	case "chaos":
+		return chaosBench(ctx, args[1:])
 	case "torture":
 		return tortureTest(ctx, args[1:])
 	case "traffic":
