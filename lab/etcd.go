@@ -135,3 +135,14 @@ func (e *Etcd) putLease(ctx context.Context, p Pair, ttl time.Duration) error {
 	}
 	return nil
 }
+
+// Signal sends the server a signal: SIGSTOP and SIGCONT make it hang and go on.
+func (e *Etcd) Signal(sig syscall.Signal) error {
+	if e.server == nil {
+		return errors.New("the store is embedded")
+	}
+	if err := e.server.cmd.Process.Signal(sig); err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	return nil
+}

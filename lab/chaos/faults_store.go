@@ -21,7 +21,7 @@ func storeFaults() []fault {
 		{name: "own lease expired", inject: leaseRevoked, gone: leaseBack, wide: true, mute: true},
 		{name: "own lease altered by another writer", inject: leaseAltered, gone: leaseBack, wide: true, mute: true},
 		{name: "own lease taken by another host", inject: leaseTaken, gone: yielded, undo: takerGone, dark: true, wide: true, mute: true},
-		{name: "peer leaves while we are down", inject: leavesMeanwhile, mute: true},
+		{name: leaving, inject: leavesMeanwhile, mute: true},
 	}
 }
 
@@ -333,3 +333,6 @@ func leavesMeanwhile(ctx context.Context, t *trial) error {
 	}
 	return t.host.WaitReady(wait)
 }
+
+// leaving is the name of the fault that restarts a daemon.
+const leaving = "peer leaves while we are down"

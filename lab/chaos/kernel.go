@@ -140,7 +140,9 @@ func address(b []byte) string {
 }
 
 // automatic addresses and routes are the kernel's own: of every link with IPv6.
-func automatic(text string) bool { return strings.HasPrefix(text, "fe80:") || strings.HasPrefix(text, "ff00:") }
+func automatic(text string) bool {
+	return strings.HasPrefix(text, "fe80:") || strings.HasPrefix(text, "ff00:")
+}
 
 func (r *reading) address(b []byte) {
 	all := attributes(b[unix.SizeofIfAddrmsg:])

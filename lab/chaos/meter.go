@@ -1,6 +1,8 @@
 package chaos
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -47,4 +49,12 @@ func (m *meter) leave(s *scene) {
 	for _, h := range s.fabric.Hosts {
 		m.lines += strings.Count(h.Log(), "\n")
 	}
+}
+
+func openFiles(pid int) (int, error) {
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, fmt.Errorf("files of process %d: %w", pid, err)
+	}
+	return len(files), nil
 }

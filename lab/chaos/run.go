@@ -241,13 +241,15 @@ func (a *arena) judge(ctx context.Context, v verdict) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	limit := budget
 	if v.failure != nil {
+		limit = mercy
 		a.fail(ctx, v, v.failure)
 	} else {
 		v.row.Told.Millis = append(v.row.Told.Millis, float64(v.took.Microseconds())/1000)
 		v.row.Told.Lost = append(v.row.Told.Lost, float64(v.lost))
 	}
-	wait, cancel := context.WithTimeout(ctx, budget)
+	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := v.after(wait)
 	if err == nil {
@@ -261,6 +263,9 @@ func (a *arena) judge(ctx context.Context, v verdict) error {
 	}
 	return a.renew(ctx)
 }
+
+// mercy is how long a fabric that has failed has to come back by itself.
+const mercy = 3 * time.Second
 
 // renew leaves a fabric that does not come back for a new one.
 func (a *arena) renew(ctx context.Context) error {
