@@ -85,7 +85,7 @@ func uplinkFaults() []fault {
 		{name: "uplink's MTU changed", inject: func(ctx context.Context, t *trial) error {
 			return t.host.IP(ctx, "link set eth0 mtu 1400")
 		}, gone: smaller, undo: func(ctx context.Context, t *trial) error { return t.host.IP(ctx, "link set eth0 mtu 1500") }},
-		{name: "uplink's address swapped", inject: swap, gone: swapped, undo: swapBack, wide: true},
+		{name: "uplink's address swapped", inject: swap, gone: swapped, undo: both(swapBack, replant), wide: true},
 		{name: "uplink moved to another NIC", inject: otherNIC, gone: otherNICTaken, undo: firstNIC, wide: true},
 	}
 }
