@@ -59,10 +59,14 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"upgrade":      command(false, upgrade),
 		"forwarder":    command(false, forwarder),
 		"datagram":     command(false, datagram),
+		"store":        command(false, store),
+		"certify":      command(false, certify),
+		"reboot":       command(false, reboot),
+		"quiet":        command(false, quiet),
 	}
 }
 
-// fabric hosts=N embedded=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel backend=TYPE|JSON netconf=JSON
+// fabric hosts=N embedded=N family=4|6|dual firewall=nft|iptables underlay=l2|routed mix=own|mixed|flannel backend=TYPE|JSON netconf=JSON tls=on relay=on
 func buildFabric(_ context.Context, s *stage, c call) error {
 	o := lab.Options{Hosts: 3, Firewall: lab.NFTables, Underlay: lab.L2, Binaries: s.bin}
 	set := map[string]string{"family": "dual", "mix": "own"}
@@ -94,6 +98,7 @@ func buildFabric(_ context.Context, s *stage, c call) error {
 		o.Underlay = lab.Underlay(text)
 	}
 	o.NetConf, o.Backend = set["netconf"], set["backend"]
+	o.TLS, o.Relay = set["tls"] == "on", set["relay"] == "on"
 	replayed, ok := map[string]int{"own": 0, "mixed": 1, "flannel": o.Hosts}[set["mix"]]
 	if !ok {
 		return fmt.Errorf("mix=%s: want own, mixed or flannel", set["mix"])

@@ -23,7 +23,11 @@ func (h *Host) member() bool { return h.Index <= h.fabric.Options.Embedded }
 func (h *Host) storeArgs() []string {
 	f := h.fabric
 	if !h.member() || h.instance != "" {
-		return []string{"--etcd-endpoints=" + f.Etcd.Endpoint}
+		args := []string{"--etcd-endpoints=" + f.Etcd.Endpoint}
+		if f.Options.TLS {
+			args = append(args, "--etcd-cafile="+tlsDir+"/ca.pem", "--etcd-certfile="+tlsDir+"/cert.pem", "--etcd-keyfile="+tlsDir+"/key.pem")
+		}
+		return args
 	}
 	return []string{
 		"--etcd-embedded", "--etcd-embedded-cluster=" + f.members(), "--etcd-embedded-plaintext", "--etcd-embedded-seed=" + seedFile,

@@ -22,8 +22,10 @@ type Etcd struct {
 	*Node
 	Endpoint string // as hosts reach it
 	Client   *clientv3.Client
+	Relay    *Relay // nil without Options.Relay
 
-	server *process
+	command []string // `lab etcd` with its arguments
+	server  *process
 }
 
 // etcdPort is where clients reach etcd.
@@ -39,11 +41,27 @@ func (f *Fabric) startEtcd(ctx context.Context) error {
 	local := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), etcdPort)
 	public := netip.AddrPortFrom(f.plan.at(f.Options.Families[0], placeEtcd).prefix.Addr(), etcdPort)
 	e.Endpoint = "http://" + public.String()
-	if err := e.serve(ctx, f.Options.Binaries.Lab, "http://"+local.String(), e.Endpoint); err != nil {
+	e.command = []string{f.Options.Binaries.Lab, "etcd"}
+	if f.Options.TLS {
+		if err := f.certify(); err != nil {
+			return err
+		}
+		e.Endpoint = "https://" + public.String()
+		e.command = append(e.command, "--tls="+tlsDir)
+	}
+	e.command = append(e.command, "http://"+local.String(), e.Endpoint)
+	if err := e.serve(ctx); err != nil {
 		return err
 	}
+	if f.Options.Relay {
+		way := netip.AddrPortFrom(public.Addr(), relayPort)
+		if err := e.relay(context.WithoutCancel(ctx), way, public.String()); err != nil {
+			return err
+		}
+		e.Endpoint = strings.Replace(e.Endpoint, public.String(), way.String(), 1)
+	}
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{e.Endpoint},
+		Endpoints: []string{"http://" + local.String()},
 		Logger:    zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(
 			func(ctx context.Context, _ string) (net.Conn, error) {
@@ -61,8 +79,8 @@ func (f *Fabric) startEtcd(ctx context.Context) error {
 	return e.Put(ctx, Prefix+"/config", conf)
 }
 
-func (e *Etcd) serve(ctx context.Context, labBinary string, urls ...string) error {
-	cmd := e.Command(ctx, append([]string{labBinary, "etcd"}, urls...)...)
+func (e *Etcd) serve(ctx context.Context) error {
+	cmd := e.Node.Command(ctx, e.command...)
 	var diag strings.Builder
 	cmd.Stderr = &diag
 	ready, err := cmd.StdoutPipe()

@@ -20,6 +20,7 @@ type Fabric struct {
 	Etcd    *Etcd
 
 	plan       plan
+	authority  *authority // with Options.TLS
 	spawn      *spawner
 	containers []*Container
 }

@@ -59,6 +59,8 @@ func (h *Host) flanneld() string {
 // Upgrade makes the next start run another version.
 func (h *Host) Upgrade() { h.upgraded = true }
 
+var errNoForwarder = errors.New("no forwarder")
+
 // KillForwarder kills the process that carries the packets of the udp backend.
 func (h *Host) KillForwarder(ctx context.Context) error {
 	out, err := h.Flannelctl(ctx, "status", "-o", "json")
@@ -70,7 +72,7 @@ func (h *Host) KillForwarder(ctx context.Context) error {
 		return fmt.Errorf("status of %s: %w", h.Name, err)
 	}
 	if status.Tunnel.PID <= 1 {
-		return fmt.Errorf("no forwarder on %s: %s", h.Name, out)
+		return fmt.Errorf("%w on %s: %s", errNoForwarder, h.Name, out)
 	}
 	if err := syscall.Kill(status.Tunnel.PID, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill forwarder of %s: %w", h.Name, err)

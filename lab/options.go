@@ -36,6 +36,10 @@ type Options struct {
 	Embedded int
 	Binaries Binaries
 	Backend  string // type of the backend, or its whole JSON object; "" is vxlan
+	// TLS has etcd ask for certificates, and show one.
+	TLS bool
+	// Relay puts a link before etcd that can be made slow.
+	Relay bool
 	// NetConf replaces the network config, if not empty.
 	NetConf string
 	// UplinkMTU is that of the underlay, in bytes; 0 is the usual 1500.

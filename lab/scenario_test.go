@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,7 +121,7 @@ func runVariant(t *testing.T, file string, v variant, at bench) {
 			env.Setenv("mtu", v.mtu())
 			env.Setenv("backend", v.backend())
 			env.Setenv("seen", v.seen())
-			s := &stage{bin: at.bin, saved: map[string]string{}, flows: map[string]*lab.Flow{}, captures: map[string]*lab.Capture{}}
+			s := &stage{bin: at.bin, saved: map[string]string{}, flows: map[string]*lab.Flow{}, captures: map[string]*lab.Capture{}, usage: map[string]lab.Usage{}}
 			env.Values[stageKey{}] = s
 			env.Defer(func() { at.sum.ran(v, env.T(), s.figures); s.leave(env.T()) })
 			return nil
@@ -158,6 +159,9 @@ type stage struct {
 	figures []string             // what was measured, for the report
 
 	captures map[string]*lab.Capture // by name
+
+	mu    sync.Mutex
+	usage map[string]lab.Usage // by host, at "quiet begin"
 }
 
 // limit bounds each command; a healthy fabric needs a fraction of it.

@@ -2,13 +2,9 @@ package etcd
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,8 +31,9 @@ const (
 	// two minutes would keep a host out long after etcd is back.
 	redialFirst = 100 * time.Millisecond
 	redialLast  = 5 * time.Second
-	// connectTimeout bounds one attempt, which a dead address may swallow.
-	connectTimeout = 3 * time.Second
+	// connectTimeout bounds one attempt, which a dead address may swallow. A
+	// slow link needs its round trips; other addresses are tried beside.
+	connectTimeout = 10 * time.Second
 )
 
 // ClientConfig says where etcd is and how to authenticate.
@@ -76,11 +73,8 @@ func (c ClientConfig) String() string { return c.LogValue().String() }
 func (c ClientConfig) GoString() string { return c.String() }
 
 var (
-	errNoEndpoint  = errors.New("no etcd endpoint")
-	errCertAndKey  = errors.New("a client certificate needs both its file and its key file")
-	errUser        = errors.New("an etcd password needs a user name")
-	errCertificate = errors.New("no certificate in file")
-	errMixed       = errors.New("endpoints mix http and https")
+	errNoEndpoint = errors.New("no etcd endpoint")
+	errUser       = errors.New("an etcd password needs a user name")
 )
 
 // Dial checks c and makes a client. It does not wait for etcd: the connection
@@ -88,11 +82,11 @@ var (
 // are not used, as in flannel; a Store of the client warns of it. The caller
 // closes the client.
 func Dial(_ context.Context, c ClientConfig) (*Client, error) {
-	config, err := c.Checked()
+	config, files, err := c.checked()
 	if err != nil {
 		return nil, err
 	}
-	client := NewClient(&remote{config: config}, c.Prefix)
+	client := NewClient(&remote{config: config, files: files}, c.Prefix)
 	client.warning, client.servers = c.plaintext(), strings.Join(c.Endpoints, ", ")
 	return client, nil
 }
@@ -100,35 +94,38 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 // Checked is c in the words of etcd's client, for those who work on the
 // cluster and not on what is in it.
 func (c ClientConfig) Checked() (clientv3.Config, error) {
-	secure, err := c.tls()
+	config, _, err := c.checked()
+	return config, err
+}
+
+// checked also returns who makes the TLS connections; nil without TLS.
+func (c ClientConfig) checked() (clientv3.Config, *secure, error) {
+	config, err := c.tls()
 	switch {
 	case err != nil:
-		return clientv3.Config{}, err
+		return clientv3.Config{}, nil, err
 	case len(c.Endpoints) == 0:
-		return clientv3.Config{}, errNoEndpoint
+		return clientv3.Config{}, nil, errNoEndpoint
 	case c.Password != "" && c.Username == "":
-		return clientv3.Config{}, errUser
+		return clientv3.Config{}, nil, errUser
+	}
+	dial := []grpc.DialOption{grpc.WithConnectParams(redial())}
+	var files *secure
+	if config != nil && !c.speaks("http://") {
+		files = &secure{config: c, good: config}
+		dial = append(dial, grpc.WithTransportCredentials(files))
 	}
 	return clientv3.Config{
 		Endpoints:            c.Endpoints,
-		TLS:                  secure,
+		TLS:                  config,
 		Username:             c.Username,
 		Password:             c.Password,
 		DialTimeout:          requestTimeout,
 		DialKeepAliveTime:    dialKeepAlive,
 		DialKeepAliveTimeout: dialKeepAliveTimeout,
-		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(redial())},
+		DialOptions:          dial,
 		Logger:               zap.NewNop(), // what matters comes back as an error
-	}, nil
-}
-
-// plaintext says that TLS was meant but is not used: the scheme decides.
-func (c ClientConfig) plaintext() string {
-	plain := func(e string) bool { return strings.HasPrefix(e, "http://") }
-	if c.CAFile == "" && c.CertFile == "" || !slices.ContainsFunc(c.Endpoints, plain) {
-		return ""
-	}
-	return "etcd is reached without TLS: the CA and certificate files are not used with http:// endpoints, write https://"
+	}, files, nil
 }
 
 func redial() grpc.ConnectParams {
@@ -138,46 +135,11 @@ func redial() grpc.ConnectParams {
 	}
 }
 
-// tls is nil if nothing asks for TLS.
-func (c ClientConfig) tls() (*tls.Config, error) {
-	var https, http bool
-	for _, e := range c.Endpoints {
-		https = https || strings.HasPrefix(e, "https://")
-		http = http || strings.HasPrefix(e, "http://")
-	}
-	switch {
-	case https && http:
-		return nil, errMixed
-	case (c.CertFile == "") != (c.KeyFile == ""):
-		return nil, errCertAndKey
-	case c.CAFile == "" && c.CertFile == "" && !https:
-		return nil, nil
-	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("etcd CA: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("etcd CA %s: %w", c.CAFile, errCertificate)
-		}
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("etcd client certificate: %w", err)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
-}
-
 // remote is a kv.Conn over etcd's client. The client is made at first use,
 // because with a password making it already talks to etcd.
 type remote struct {
 	config clientv3.Config
+	files  *secure // nil without TLS
 
 	mu     sync.Mutex
 	client *clientv3.Client
@@ -221,7 +183,7 @@ func (r *remote) Close() error {
 }
 
 // known translates the errors that the store tells apart.
-func known(err error) error {
+func (r *remote) known(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -230,7 +192,7 @@ func known(err error) error {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return kv.ErrCompacted
 	default:
-		return fmt.Errorf("etcd: %w", err)
+		return r.files.explain(fmt.Errorf("etcd: %w", err))
 	}
 }
 
@@ -272,7 +234,7 @@ func (r *remote) Range(ctx context.Context, q kv.Query) (kv.RangeResult, error) 
 	}
 	res, err := c.Get(ctx, q.Key, asked(q)...)
 	if err != nil {
-		return kv.RangeResult{}, known(err)
+		return kv.RangeResult{}, r.known(err)
 	}
 	return kv.RangeResult{Header: header(res.Header), Entries: entries(res.Kvs)}, nil
 }
@@ -289,7 +251,7 @@ func (r *remote) Txn(ctx context.Context, t kv.Txn) (kv.TxnResult, error) {
 	}
 	res, err := c.Txn(ctx).If(conditions...).Then(operations(t.Then)...).Else(operations(t.Else)...).Commit()
 	if err != nil {
-		return kv.TxnResult{}, known(err)
+		return kv.TxnResult{}, r.known(err)
 	}
 	out := kv.TxnResult{Header: header(res.Header), OK: res.Succeeded, Results: make([][]kv.Entry, len(res.Responses))}
 	for i, answer := range res.Responses {
@@ -344,7 +306,7 @@ func (r *remote) Grant(ctx context.Context, ttl time.Duration) (kv.LeaseID, erro
 	}
 	res, err := c.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
 	if err != nil {
-		return 0, known(err)
+		return 0, r.known(err)
 	}
 	return kv.LeaseID(res.ID), nil
 }
@@ -356,7 +318,7 @@ func (r *remote) Revoke(ctx context.Context, id kv.LeaseID) error {
 		return err
 	}
 	_, err = c.Revoke(ctx, clientv3.LeaseID(id))
-	return known(err)
+	return r.known(err)
 }
 
 // KeepAliveOnce implements kv.Leases.
@@ -366,7 +328,7 @@ func (r *remote) KeepAliveOnce(ctx context.Context, id kv.LeaseID) error {
 		return err
 	}
 	_, err = c.KeepAliveOnce(ctx, clientv3.LeaseID(id))
-	return known(err)
+	return r.known(err)
 }
 
 // TimeToLive implements kv.Leases.
@@ -378,7 +340,7 @@ func (r *remote) TimeToLive(ctx context.Context, id kv.LeaseID) (time.Duration, 
 	res, err := c.TimeToLive(ctx, clientv3.LeaseID(id))
 	switch {
 	case err != nil:
-		return 0, known(err)
+		return 0, r.known(err)
 	case res.TTL < 0: // etcd's way to say that it does not know it
 		return 0, kv.ErrLeaseNotFound
 	}
@@ -401,25 +363,36 @@ func (r *remote) Watch(ctx context.Context, s kv.Span, from int64) <-chan kv.Bat
 		}
 		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 		defer cancel()
-		results := c.Watch(ctx, s.Key, within(s, clientv3.WithRev(from), clientv3.WithFragment())...)
-		pass(ctx, out, results, lost(ctx, c.ActiveConnection()))
+		// Of a watch whose first revision is still to come etcd gives no sign of
+		// life: nobody may write for hours. So it begins with one that was.
+		results := c.Watch(ctx, s.Key, within(s, clientv3.WithRev(max(from-1, min(from, 1))), clientv3.WithFragment(),
+			clientv3.WithCreatedNotify())...)
+		w := watcher{remote: r, from: from, out: out}
+		w.pass(ctx, results, lost(ctx, c.ActiveConnection()))
 	}()
 	return out
 }
 
+// watcher is a watch under way.
+type watcher struct {
+	remote *remote
+	from   int64 // what is older is not wanted
+	out    chan<- kv.Batch
+}
+
 // pass hands on results until an error, or until the connection is gone.
-func pass(ctx context.Context, out chan<- kv.Batch, results clientv3.WatchChan, gone <-chan struct{}) {
+func (w watcher) pass(ctx context.Context, results clientv3.WatchChan, gone <-chan struct{}) {
 	for {
 		select {
 		case res, ok := <-results:
 			if !ok {
 				return
 			}
-			if b := batch(res); !send(ctx, out, b) || b.Err != nil {
+			if b := w.batch(res); !send(ctx, w.out, b) || b.Err != nil {
 				return
 			}
 		case <-gone:
-			send(ctx, out, kv.Batch{Err: errConnLost})
+			send(ctx, w.out, kv.Batch{Err: w.remote.files.explain(errConnLost)})
 			return
 		}
 	}
@@ -449,10 +422,12 @@ func send(ctx context.Context, out chan<- kv.Batch, b kv.Batch) bool {
 	}
 }
 
-func batch(res clientv3.WatchResponse) kv.Batch {
-	b := kv.Batch{Header: header(res.Header), Err: known(res.Err())}
+func (w watcher) batch(res clientv3.WatchResponse) kv.Batch {
+	b := kv.Batch{Header: header(res.Header), Err: w.remote.known(res.Err())}
 	for _, ev := range res.Events {
-		b.Events = append(b.Events, kv.Event{Deleted: ev.Type == clientv3.EventTypeDelete, Entry: entry(ev.Kv)})
+		if ev.Kv.ModRevision >= w.from {
+			b.Events = append(b.Events, kv.Event{Deleted: ev.Type == clientv3.EventTypeDelete, Entry: entry(ev.Kv)})
+		}
 	}
 	return b
 }
@@ -463,5 +438,5 @@ func (r *remote) Progress(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return known(c.RequestProgress(clientv3.WithRequireLeader(ctx)))
+	return r.known(c.RequestProgress(clientv3.WithRequireLeader(ctx)))
 }

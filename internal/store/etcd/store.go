@@ -58,7 +58,7 @@ type Store struct {
 type Health struct {
 	// Err is why the picture is not live; nil while it is.
 	Err   error
-	Since time.Time // when Err became what it is
+	Since time.Time // when it became live, or ceased to be
 }
 
 // New makes a Store. Apart from a warning it does nothing until Watch, Claim or Release is called,
@@ -122,10 +122,10 @@ func (s *Store) Health() Health {
 func (s *Store) setHealth(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && s.health.Err != nil && err.Error() == s.health.Err.Error() || err == nil && s.health.Err == nil {
-		return
+	if (err == nil) != (s.health.Err == nil) {
+		s.health.Since = time.Now()
 	}
-	s.health = Health{Err: err, Since: time.Now()}
+	s.health.Err = err
 }
 
 // dice is a random source for several goroutines.

@@ -1,6 +1,7 @@
 package etcdtest_test
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -80,5 +81,22 @@ func TestWipedStoreIsSeen(t *testing.T) {
 	})
 	if after.Config != nil || after.Rev >= before.Rev {
 		t.Errorf("config %q at revision %d after %d", after.Config, after.Rev, before.Rev)
+	}
+}
+
+// TestIdleStoreGivesSignsOfLife: etcd answers no question for progress while a
+// watch waits for a revision that is still to come, and nobody may write for
+// hours.
+func TestIdleStoreGivesSignsOfLife(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Options{})
+	var log strings.Builder
+	c := dial(t, etcd.ClientConfig{Endpoints: []string{server.Endpoint()}, Prefix: "/net"})
+	s := etcd.New(c, etcd.Options{HostID: "h1", BootID: "b", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	v := storetest.Watch(t, s)
+	v.Await(t, "a picture", func(p lease.Snapshot) bool { return p.Synced })
+	begun := time.Now()
+	within(t, 20*time.Second, "silent for longer than a watch may be", func() bool { return time.Since(begun) > 10*time.Second })
+	if err := s.Health().Err; err != nil || strings.Contains(log.String(), "lost") {
+		t.Errorf("health %v, log:\n%s", err, log.String())
 	}
 }

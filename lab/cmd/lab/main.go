@@ -18,7 +18,8 @@ var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, p
        lab chaos [flags]     every fault in every kind of fabric, and how it comes back
        lab torture [flags]   known packets through all data paths, compared byte for byte
        lab pause NAME        hold the namespaces of a node (used by the lab)
-       lab etcd URL…         serve a throw-away etcd on URLs (used by the lab)
+       lab etcd [--tls=DIR] URL…
+                             serve a throw-away etcd on URLs (used by the lab)
        lab flannel-udp DEVICE ADDRESS LISTEN
                              forward as plain flannel's udp backend does (used by the lab)
        lab traffic serve | streams ADDRESS N | flood ADDRESS | ask ADDRESS
