@@ -262,6 +262,9 @@ func DelRoute(r Route) Request {
 	h[5] = r.Protocol
 	h[6] = unix.RT_SCOPE_NOWHERE // any
 	h[7] = uint8(r.Type)
+	if r.Nexthop != 0 {
+		h[7] = unix.RTN_UNSPEC // any: of an object that drops, IPv4 shows the type as that of the route
+	}
 	return newRequest(unix.RTM_DELROUTE, 0, h, func(ae *netlink.AttributeEncoder) {
 		routeKey(ae, r)
 		switch {

@@ -26,10 +26,11 @@ type reader struct {
 	links    map[int]nl.Link // other links met, by index
 	nexthops nexthops
 	surplus  []reconcile.Change
+	spoiled  map[uint32]bool // objects that a route of ours is on and that others altered
 }
 
 func newReader(c *nl.Conn, o Options) *reader {
-	return &reader{conn: c, o: o, ids: idsOf(o.Owner), links: map[int]nl.Link{}}
+	return &reader{conn: c, o: o, ids: idsOf(o.Owner), links: map[int]nl.Link{}, spoiled: map[uint32]bool{}}
 }
 
 // read lists our routes. It asks for routes of our protocol, wherever they
@@ -102,6 +103,9 @@ func (r *reader) describe(ctx context.Context, raw nl.Route) (found, error) {
 		hop = h.Hop
 		// A foreign object works until its owner changes it: not ours to use.
 		f.altered = f.altered || !ok || !usable(h, r.ids) || r.o.Classic
+		if ok && raw.Protocol == state.Protocol && r.ids.contains(h.ID) && !usable(h, r.ids) {
+			r.spoiled[h.ID] = true
+		}
 	}
 	f.raw.Link = hop.Link
 	f.Route = state.Route{Dst: raw.Dst, Via: hop.Via, Onlink: hop.Onlink, Metric: raw.Metric}
@@ -172,7 +176,7 @@ func (o Options) covers(p netip.Prefix) bool {
 }
 
 // unused finds objects of ours that neither a route in place nor a wanted one
-// needs.
+// needs. One that a route of ours is on was ours, whatever it has become.
 func (r *reader) unused(ctx context.Context, want map[key]state.Route, have map[key]found) ([]reconcile.Change, error) {
 	used, err := r.used(ctx, want, have)
 	if err != nil {
@@ -180,7 +184,7 @@ func (r *reader) unused(ctx context.Context, want map[key]state.Route, have map[
 	}
 	var left []uint32
 	for id, h := range r.nexthops.byID {
-		if r.ids.contains(id) && h.Protocol == state.Protocol && !used[id] {
+		if r.ids.contains(id) && (h.Protocol == state.Protocol || r.spoiled[id]) && !used[id] {
 			left = append(left, id)
 		}
 	}

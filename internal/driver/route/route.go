@@ -19,9 +19,16 @@
 // host-gw routes). Else it stays, and the wanted one fails with its
 // description, unless Options.TakeOver is set and the destination is inside
 // Options.Networks; routes that follow from an address of the host stay even
-// then. Foreign routes that stand beside one of ours stay in any case, and so do
-// those of peers that left before we came: nothing but a new lease of their
-// subnet tells them from an administrator's. Called by the engine through
+// then. But a route in the place of one that this driver has seen as wanted is
+// no obstacle: it is ours, altered, and is put right, if nobody put his name on
+// it: protocol boot, which is what "ip route replace" makes of a route and which
+// says "purge me" to daemons (ip-route(8)), or our own. One of protocol static
+// stays: that is how an administrator overrides us.
+//
+// Foreign routes that stand beside one of ours stay in any case; one that stands
+// in front, so that packets take it, fails the wanted one with its description.
+// So stay those of peers that left before we came: nothing but a new lease of
+// their subnet tells them from an administrator's. Called by the engine through
 // reconcile.
 package route
 
@@ -49,11 +56,16 @@ type Options struct {
 	TakeOver bool
 }
 
-// Driver sets routes.
-type Driver struct{ o Options }
+// Driver sets routes. It is not safe for concurrent use.
+type Driver struct {
+	o Options
+	// held are the places where a wanted route was seen. It decides nothing but
+	// whose a route without a name is that stands there instead.
+	held map[key]bool
+}
 
 // New makes a driver.
-func New(o Options) *Driver { return &Driver{o: o} }
+func New(o Options) *Driver { return &Driver{o: o, held: map[key]bool{}} }
 
 // Kind implements reconcile.Driver.
 func (*Driver) Kind() state.Kind { return state.KindRoute }
@@ -122,8 +134,31 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 		wanted[keyOf(w)] = w
 	}
 	changes := reconcile.Diff(wanted, have, same)
+	for k, w := range wanted {
+		if f, ok := have[k]; ok && same(w, f) {
+			d.held[k] = true
+		}
+	}
+	hidden, err := r.hidden(ctx, wanted, have)
+	if err != nil {
+		return nil, err
+	}
 	unused, err := r.unused(ctx, wanted, have)
-	return slices.Concat(changes, r.surplus, unused), err
+	return slices.Concat(changes, hidden, r.surplus, unused), err
+}
+
+// note remembers what is ours from now on.
+func (d *Driver) note(results []reconcile.Result) {
+	for _, r := range results {
+		switch o := r.Object.(type) {
+		case state.Route:
+			if r.Err == nil {
+				d.held[keyOf(o)] = true
+			}
+		case found:
+			delete(d.held, keyOf(o.Route))
+		}
+	}
 }
 
 // Apply implements reconcile.Driver.
@@ -136,12 +171,13 @@ func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconc
 		return kernel.Fail(changes, err)
 	}
 	defer func() { _ = c.Close() }()
-	w := &writer{conn: c, o: d.o, links: kernel.NewIndexes(c, d.o.Owner)}
+	w := &writer{conn: c, o: d.o, links: kernel.NewIndexes(c, d.o.Owner), held: d.held}
 	results := make([]reconcile.Result, len(changes))
 	for i, ch := range changes {
 		results[i].Change = ch
 	}
 	w.put(ctx, results)
 	w.remove(ctx, results)
+	d.note(results)
 	return results
 }

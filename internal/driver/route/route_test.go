@@ -3,6 +3,7 @@ package route_test
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -287,4 +288,114 @@ func TestNestedNetworksKeepTheirBlackholes(t *testing.T) {
 	drivertest.MustBeDone(t, route.New(inner), ofInner)
 	drivertest.MustApply(t, route.New(inner), &state.Set{})
 	drivertest.MustBeDone(t, route.New(outer), ofOuter)
+}
+
+// What "ip route replace" did to a route of ours is undone. A route that
+// somebody put his name on stays, and so does one that was there before ours.
+func TestAlteredByHand(t *testing.T) {
+	for _, classic := range []bool{false, true} {
+		for _, c := range []struct {
+			spoil   string
+			foreign bool
+		}{
+			{spoil: "ip route replace 10.16.0.16/28 via 198.51.100.5 dev eth0"},
+			{spoil: "ip route replace blackhole 10.16.0.16/28"},
+			{spoil: "ip route replace unreachable 10.16.0.16/28"},
+			{spoil: "ip route replace blackhole 10.16.0.16/28 proto 70"},
+			{spoil: "ip route replace 10.16.0.16/28 nexthop via 192.0.2.9 dev foreign0 nexthop via 198.51.100.5 dev eth0"},
+			{spoil: "ip -6 route replace fd00:1:0:1::/64 via 2001:db8::5 dev eth0"},
+			{spoil: "ip -6 route replace unreachable fd00:1:0:1::/64 metric 1024"},
+			{spoil: "ip route replace 10.16.0.32/28 via 198.51.100.5 dev eth0"},
+			{spoil: "ip route replace 10.16.0.16/28 via 198.51.100.5 dev eth0 proto static", foreign: true},
+		} {
+			t.Run(mode(classic)+"/"+c.spoil, func(t *testing.T) {
+				drivertest.Namespace(t)
+				f := drivertest.FabricOf(1)
+				drivertest.Ground(t, f)
+				d, want := driver(f, classic), f.With(3)
+				drivertest.MustApply(t, d, want)
+				before := drivertest.Foreign(t)
+				drivertest.Run(t, c.spoil)
+				failed := drivertest.Apply(t, d, want)
+				if (len(failed) > 0) != c.foreign {
+					t.Errorf("failed: %v", failed)
+				}
+				if c.foreign {
+					return
+				}
+				drivertest.MustBeDone(t, d, want)
+				if after := drivertest.Foreign(t); !slices.Equal(before, after) {
+					t.Errorf("foreign objects were\n%s\nand are\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+				}
+			})
+		}
+	}
+}
+
+// A route in front of ours is foreign: it stays, and is named.
+func TestRouteInFrontIsNamed(t *testing.T) {
+	for _, c := range []struct{ add, del, named string }{
+		{"ip route prepend 10.16.0.16/28 via 198.51.100.5 dev eth0", "ip route del 10.16.0.16/28 via 198.51.100.5", "via 198.51.100.5 dev eth0"},
+		{"ip -6 route add fd00:1:0:1::/64 via 2001:db8::5 dev eth0 metric 3", "ip -6 route del fd00:1:0:1::/64 metric 3", "via 2001:db8::5"},
+		{"ip -6 route add unreachable fd00:1:0:1::/64 metric 3", "ip -6 route del unreachable fd00:1:0:1::/64 metric 3", "refuses"},
+		{add: "ip route append 10.16.0.16/28 via 198.51.100.5 dev eth0"},
+		{add: "ip -6 route add fd00:1:0:1::/64 via 2001:db8::5 dev eth0 metric 3000"},
+	} {
+		t.Run(c.add, func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			d, want := driver(f, false), f.With(3)
+			drivertest.MustApply(t, d, want)
+			drivertest.Run(t, c.add)
+			before := drivertest.Foreign(t)
+			failed := drivertest.Apply(t, d, want)
+			if c.named == "" {
+				drivertest.MustBeDone(t, d, want)
+				return
+			}
+			if len(failed) != 1 || !strings.Contains(failed[0].Err.Error(), c.named) || !errors.Is(failed[0].Err, unix.EEXIST) {
+				t.Errorf("failed: %v", failed)
+			}
+			if after := drivertest.Foreign(t); !slices.Equal(before, after) {
+				t.Errorf("foreign objects were %s\nand are %s", before, after)
+			}
+			drivertest.Run(t, c.del)
+			drivertest.MustBeDone(t, d, want)
+		})
+	}
+}
+
+// An object of ours that was altered goes when its routes have another.
+func TestAlteredObjectGoes(t *testing.T) {
+	for _, to := range []string{"via 198.51.100.5 dev eth0", "blackhole", "via 10.16.0.32 dev flannel.1 onlink protocol 70", "group 5"} {
+		t.Run(to, func(t *testing.T) {
+			drivertest.Namespace(t)
+			f := drivertest.FabricOf(1)
+			drivertest.Ground(t, f)
+			d, want := driver(f, false), f.With(2)
+			drivertest.MustApply(t, d, want)
+			out := drivertest.Output(t, "ip route show 10.16.0.16/28")
+			_, id, ok := strings.Cut(out, "nhid ")
+			if !ok {
+				t.Fatalf("no object in %s", out)
+			}
+			id, _, _ = strings.Cut(id, " ")
+			before := len(strings.Split(drivertest.Output(t, "ip nexthop"), "\n"))
+			if strings.HasPrefix(to, "group") {
+				drivertest.Run(t, "ip nexthop add id 77 "+strings.Replace(to, "5", id, 1)+"\nip route replace 10.16.0.16/28 nhid 77 proto 70")
+				before++
+			} else {
+				drivertest.Run(t, "ip nexthop replace id "+id+" "+to)
+			}
+			drivertest.MustApply(t, d, want)
+			drivertest.MustBeDone(t, d, want)
+			if out := drivertest.Output(t, "ip route show root 10.16.0.0/16"); strings.Count(out, "\n") != 4 || strings.Count(out, "10.16.0.16/28") != 1 {
+				t.Errorf("routes:\n%s", out)
+			}
+			if out := drivertest.Output(t, "ip nexthop"); len(strings.Split(out, "\n")) != before {
+				t.Errorf("%d objects before, now\n%s", before, out)
+			}
+		})
+	}
 }

@@ -32,6 +32,9 @@ func (w *writer) takeOver(ctx context.Context, routes []pending) {
 		_, foreign := w.links.Own(ctx, p.want.Link)
 		f, ok, err := s.find(ctx, p, foreign == nil)
 		adopt := ok && (foreign == nil && f.raw.Link == p.raw.Link || f.means(p.want))
+		if err == nil && !adopt && w.held[keyOf(p.want)] {
+			f, adopt, err = s.nameless(ctx, p)
+		}
 		if err == nil && !adopt {
 			f, err = s.obstacle(ctx, p)
 		}
@@ -57,6 +60,22 @@ func (s standing) find(ctx context.Context, p pending, ownLink bool) (found, boo
 	if !ownLink {
 		filter.Protocol = nl.ProtocolBoot
 	}
+	return s.at(ctx, filter, p)
+}
+
+// nameless looks for a route in the place of p that nobody put his name on.
+func (s standing) nameless(ctx context.Context, p pending) (f found, ok bool, err error) {
+	for _, protocol := range []uint8{nl.ProtocolBoot, state.Protocol} {
+		f, ok, err = s.at(ctx, nl.RouteFilter{Family: addr.Of(p.want.Dst.Addr()), Protocol: protocol}, p)
+		if ok || err != nil {
+			break
+		}
+	}
+	return f, ok, err
+}
+
+// at looks for the route in the place of p among those of a listing.
+func (s standing) at(ctx context.Context, filter nl.RouteFilter, p pending) (found, bool, error) {
 	list, read := s.lists[filter]
 	if !read {
 		raws, err := s.reader.conn.Routes(ctx, filter)

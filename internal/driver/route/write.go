@@ -22,6 +22,7 @@ type writer struct {
 	links   *kernel.Indexes
 	objects nexthops
 	byHop   map[nl.Hop]uint32 // of objects; nil: not made yet
+	held    map[key]bool      // of Driver
 }
 
 // pending is a route on its way into the kernel.
@@ -254,6 +255,10 @@ func (w *writer) install(ctx context.Context, routes []pending) {
 	for _, p := range routes {
 		if p.result.Op == reconcile.Add {
 			added = append(added, p)
+			continue
+		}
+		if h, ok := p.result.Found.(hidden); ok {
+			p.result.Err = h.err()
 			continue
 		}
 		old, ok := p.result.Found.(found)
