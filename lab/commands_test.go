@@ -41,6 +41,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"gone":         command(false, gone),
 		"save":         command(false, save),
 		"same":         command(true, same),
+		"restored":     command(false, restored),
 		"cut":          command(false, cut),
 		"heal":         command(false, heal),
 		"readdr":       command(false, readdr),
@@ -567,6 +568,11 @@ func differing(was, is string) string {
 		return "the order of lines\n"
 	}
 	return b.String()
+}
+
+// restored WHAT NODE: soon as it was saved.
+func restored(ctx context.Context, s *stage, c call) error {
+	return lab.Eventually(ctx, func(ctx context.Context) error { return same(ctx, s, c) })
 }
 
 // cut NODE: its cable is out; etcd has one, too.

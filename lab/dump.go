@@ -34,6 +34,10 @@ func (h *Host) Kernel(ctx context.Context) string {
 		{"sysctl", "-a", "-r", `^net\.ipv[46]\.(ip_forward|conf\..*\.(forwarding|accept_ra|rp_filter))$`},
 	} {
 		out, err := h.Run(ctx, line...)
+		if line[0] == "bridge" { // the kernel lists a hash table
+			lines := slices.Sorted(strings.Lines(out))
+			out = strings.Join(lines, "")
+		}
 		fmt.Fprintf(&b, "$ %s\n%s", strings.Join(line, " "), withoutVolatile(out))
 		if err != nil {
 			fmt.Fprintln(&b, err)
