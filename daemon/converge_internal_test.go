@@ -320,6 +320,8 @@ func TestConvergeHost(t *testing.T) {
 		quiet(t, f, found)
 	case "proof":
 		proof(t, f, found)
+	case "fight":
+		fight(t, f, found)
 	default:
 		t.Fatalf("no such scenario: %s", what)
 	}
@@ -511,8 +513,7 @@ func quiet(t *testing.T, f *fleet, found figures) {
 	t.Helper()
 	s := startSubject(t, f)
 	settled(t, s)
-	// Notifications of the new device, and what they leave doubt about, come late.
-	<-time.After(7 * time.Second)
+	<-time.After(settleTime)
 	settled(t, s)
 	const long = 30 * time.Second
 	cpu, began := processor(), time.Now()
@@ -538,16 +539,66 @@ func proof(t *testing.T, f *fleet, found figures) {
 	s.stop()
 }
 
+// fight has a stranger remove the routes of three peers every 10 ms for ten
+// seconds, and meanwhile that of another one, once.
+func fight(t *testing.T, f *fleet, found figures) {
+	t.Helper()
+	s := startSubject(t, f)
+	settled(t, s)
+	<-time.After(settleTime)
+	k := dialKernel(t)
+	stolen := func(peer int) netip.Prefix { return f.subnet(f.families[0], peer) }
+	const long, every = 10 * time.Second, 10 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	steal := func(peer int) {
+		c := exec.CommandContext(t.Context(), "ip", "route", "del", stolen(peer).String(), "proto", "70")
+		_ = c.Run() // it is not there, mostly
+	}
+	passes, cpu, began := s.engine.Summary().Pass.Passes, processor(), time.Now()
+	var gone time.Time
+	for now := began; now.Sub(began) < long; now = <-tick.C {
+		for peer := range 3 {
+			steal(variantPeer(peer))
+		}
+		switch {
+		case gone.IsZero() && now.Sub(began) > long/2:
+			steal(variantPeer(4))
+			gone = time.Now()
+		case found["ms/other"] == 0 && !gone.IsZero() && k.leads(stolen(variantPeer(4))):
+			found["ms/other"] = ms(time.Since(gone))
+		}
+	}
+	found["cpu-%/fight"] = 100 * (processor() - cpu).Seconds() / time.Since(began).Seconds()
+	found["passes/s"] = float64(s.engine.Summary().Pass.Passes-passes) / time.Since(began).Seconds()
+	found["contested"] = float64(s.engine.Summary().Pass.Contested)
+	over := time.Now()
+	for peer := range 3 {
+		until(t, over, "back", func() bool { return k.leads(stolen(variantPeer(peer))) })
+	}
+	found["s/back"] = time.Since(over).Seconds()
+	s.stop()
+	verify(t, f, f.peers)
+}
+
+// settleTime is how long a start takes to be over: what is changed afterwards is
+// a repair. Notifications of the new device, and what they leave doubt about,
+// come late, too.
+const settleTime = 11 * time.Second
+
 // TestConverge takes the daemon through the same with few peers: each scenario
 // counts in the kernel that all is as it should be.
 func TestConverge(t *testing.T) {
 	for _, c := range []string{
-		"cold:vxlan/dual", "changes:vxlan/dual", "linkdown:vxlan/dual", "departure:vxlan/dual", "proof:vxlan/dual", "changes:host-gw/ipv4",
+		"cold:vxlan/dual", "changes:vxlan/dual", "linkdown:vxlan/dual", "departure:vxlan/dual", "proof:vxlan/dual", "changes:host-gw/ipv4", "fight:vxlan/ipv4",
 	} {
 		t.Run(c, func(t *testing.T) {
 			found := onHost(t, c, fewPeers)
 			if found["writes/re-list"] > 0 || found["log-lines"] > 60 {
 				t.Errorf("writes for nothing, or a log that grows with the fabric: %v", found)
+			}
+			if found["cpu-%/fight"] > 30 || found["ms/other"] > 1000 || found["s/back"] > 20 {
+				t.Errorf("a fight keeps the host busy, or others waiting: %v", found)
 			}
 		})
 	}
@@ -557,7 +608,7 @@ func TestConverge(t *testing.T) {
 // of 20,000 hosts does to it. Each scenario has a process and a network
 // namespace of its own.
 func BenchmarkConverge(b *testing.B) {
-	for _, what := range []string{"cold", "changes", "burst", "linkdown", "departure", "quiet", "proof"} {
+	for _, what := range []string{"cold", "changes", "burst", "linkdown", "departure", "quiet", "proof", "fight"} {
 		for _, fabric := range []string{"vxlan/ipv4", "vxlan/dual", "host-gw/ipv4"} {
 			if what == "linkdown" && !strings.HasPrefix(fabric, "vxlan") {
 				continue

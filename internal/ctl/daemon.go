@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,21 +71,27 @@ func WritePlan(w io.Writer, plan []report.Change) {
 }
 
 func (a *app) eventsCommand() *cobra.Command {
-	return &cobra.Command{
+	var kinds []string
+	c := &cobra.Command{
 		Use:   "events",
 		Short: "Show what flanneld did and met lately on this host, oldest first",
 		Args:  none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			events, err := control.NewClient(a.socket).Events(cmd.Context())
+			all, err := control.NewClient(a.socket).Events(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if events == nil {
-				events = []report.Event{}
+			events := []report.Event{}
+			for _, e := range all {
+				if len(kinds) == 0 || slices.Contains(kinds, e.Kind) {
+					events = append(events, e)
+				}
 			}
 			return a.show(events, func(w io.Writer) { writeEvents(w, events) })
 		},
 	}
+	c.Flags().StringSliceVar(&kinds, "kind", nil, "only events of these kinds: change, repair, fight, failure, ready, store, config")
+	return c
 }
 
 func writeEvents(w io.Writer, events []report.Event) {

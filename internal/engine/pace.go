@@ -18,7 +18,7 @@ const (
 	// undone again and again.
 	fightPace = 500 * time.Millisecond
 	// paidBack is how many times the length of a pass for nothing, or for a fight,
-	// lies before the next, up to paidLatest.
+	// lies before the next in a large fabric, up to paidLatest.
 	paidBack   = 10
 	paidLatest = 5 * time.Second
 	// patience is how many bells in a row may be for nothing before that.
@@ -34,6 +34,7 @@ type pace struct {
 	idle   int       // passes in a row that a bell rang for nothing
 	tick   bool      // the pass under way is the periodic one
 	fought bool      // it found only what is undone again and again
+	large  bool      // the fabric is so large that reading all takes its time
 	early  time.Time // it asks for a pass then, before due; zero: it does not
 }
 
@@ -77,7 +78,7 @@ func (p *pace) passed(why wake, start, end time.Time, resync time.Duration) time
 // space is how long bells have to wait after a pass that took so long.
 func (p *pace) space(took time.Duration) time.Duration {
 	d := min(spacing<<min(max(p.streak, p.idle-1), 6), time.Second)
-	if p.fought || p.idle > patience {
+	if p.large && (p.fought || p.idle > patience) {
 		d = max(d, min(paidBack*took, paidLatest))
 	}
 	if p.fought {

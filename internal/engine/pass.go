@@ -105,7 +105,7 @@ func (e *Engine) pass(ctx context.Context, why wake) error {
 	}
 	e.publish(p)
 	e.giveBack(p)
-	e.pace.fought, e.pace.early = p.fought, e.early()
+	e.pace.fought, e.pace.early, e.pace.large = p.fought, e.early(), len(e.table.index) > promptObjects
 	return nil
 }
 

@@ -264,25 +264,24 @@ func (e *Engine) tellRepairs(r repaired) {
 	}
 }
 
-// noteFights tells of fights that begin and end.
+// noteFights tells of fights that begin and end, of a few by name.
 func (e *Engine) noteFights(p *passed) {
-	e.tellFights("undone again and again, repaired less and less often", p.repaired.begun, func(f *fight) string {
-		return f.String() + ": repaired less and less often from now on"
-	})
-	e.tellFights("left alone again", e.fights.forget(p.start), func(f *fight) string {
-		return fmt.Sprintf("%s is left alone again, after %d repairs", f.name(), f.times)
-	})
-}
-
-func (e *Engine) tellFights(what string, fights []*fight, line func(*fight) string) {
-	for i, f := range fights {
-		if i == fewLines {
-			e.cfg.Log.Warn(what, "more", len(fights)-i)
-			e.cfg.Event("fight", fmt.Sprintf("%d more objects: %s", len(fights)-i, what))
-			return
-		}
-		e.cfg.Log.Warn(what, "object", f.name(), "times", f.times, "by", f.by)
-		e.cfg.Event("fight", line(f))
+	begun, ended := p.repaired.begun, e.fights.forget(p.start)
+	for _, f := range begun[:min(len(begun), fewLines)] {
+		e.cfg.Log.Warn("undone again and again, repaired less and less often", "object", f.name(), "times", f.times, "by", f.by)
+		e.cfg.Event("fight", f.String()+": repaired less and less often from now on")
+	}
+	if more := len(begun) - fewLines; more > 0 {
+		e.cfg.Log.Warn("more objects are undone again and again", "count", more)
+		e.cfg.Event("fight", fmt.Sprintf("%d more objects are undone again and again", more))
+	}
+	for _, f := range ended[:min(len(ended), fewLines)] {
+		e.cfg.Log.Info("left alone again", "object", f.name(), "repairs", f.times)
+		e.cfg.Event("fight", fmt.Sprintf("%s is left alone again, after %d repairs", f.name(), f.times))
+	}
+	if more := len(ended) - fewLines; more > 0 {
+		e.cfg.Log.Info("more objects are left alone again", "count", more)
+		e.cfg.Event("fight", fmt.Sprintf("%d more objects are left alone again", more))
 	}
 }
 

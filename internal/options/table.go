@@ -167,7 +167,7 @@ func trafficRows() []row {
 		},
 		{
 			name: "iptables-resync", kind: "seconds, from 1", preset: "5",
-			doc: "how often the kernel is compared with what it should be, even if nothing seems to have changed; with thousands of peers their routes and neighbours less often, at least every five minutes",
+			doc: "how often the kernel is compared with what it should be, even if nothing seems to have changed; with some hundred peers or more their routes and neighbours every 8 s, with many thousands less often, at least every five minutes",
 			set: into(count(time.Second, 1, maxCount), func(o *Options) *time.Duration { return &o.Resync }),
 		},
 		{
