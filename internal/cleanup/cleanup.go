@@ -106,7 +106,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		return c.report, fmt.Errorf("%w and answers on %s: stop it first (systemctl stop flanneld)", ErrRunning, o.ControlSocket)
 	}
 	if o.Release == nil && !c.anything(ctx) {
-		c.elsewhere(ctx)
+		c.elsewhere(ctx, nil)
 		c.strangers()
 		return c.report, nil // and no lock file made for it
 	}

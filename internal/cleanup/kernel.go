@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/config"
@@ -83,7 +84,7 @@ func (c *cleaner) kernel(ctx context.Context) {
 		}
 	}
 	c.missed(out)
-	c.elsewhere(ctx)
+	c.elsewhere(ctx, nil)
 }
 
 // done says what was successful.
@@ -110,8 +111,9 @@ func (c *cleaner) missed(out reconcile.Outcome) {
 }
 
 // elsewhere names routes with our mark that nothing tells to be this flanneld's:
-// the networks are not known, or another flanneld made them.
-func (c *cleaner) elsewhere(ctx context.Context) {
+// the networks are not known, or another flanneld made them. Those on links that
+// go are no question.
+func (c *cleaner) elsewhere(ctx context.Context, going map[string]bool) {
 	everything := []netip.Prefix{
 		netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0),
 	}
@@ -129,7 +131,7 @@ func (c *cleaner) elsewhere(ctx context.Context) {
 		known[ch.Object.Key()] = true
 	}
 	for _, ch := range changes {
-		if !known[ch.Object.Key()] {
+		if !known[ch.Object.Key()] && !onAny(ch.Object, going) {
 			c.say(Left, ch.Object.String(), "it is flannel-ng's, but in no known network of this flanneld: give it with --network if it is")
 		}
 	}
@@ -180,15 +182,29 @@ func (c *cleaner) plan(ctx context.Context) (removals, restores []reconcile.Chan
 	if c.o.KeepForwarding {
 		return removals, nil, err
 	}
+	links := linksOf(removals)
+	restores, restoreErr := sysctl.New(c.switchOptions()).Plan(ctx, &state.Set{})
+	restores = slices.DeleteFunc(restores, func(ch reconcile.Change) bool { return links[state.On(ch.Object)] })
+	return removals, restores, errors.Join(err, restoreErr)
+}
+
+// onAny says whether a found route leads by one of links. What drivers find is of
+// their own types: the text has its link.
+func onAny(o state.Object, links map[string]bool) bool {
+	words := strings.Fields(o.String())
+	i := slices.Index(words, "dev")
+	return i >= 0 && i+1 < len(words) && links[words[i+1]]
+}
+
+// linksOf names the links that go.
+func linksOf(removals []reconcile.Change) map[string]bool {
 	links := map[string]bool{}
 	for _, ch := range removals {
 		if ch.Object.Key().Kind == state.KindLink {
 			links[ch.Object.Key().Name] = true
 		}
 	}
-	restores, restoreErr := sysctl.New(c.switchOptions()).Plan(ctx, &state.Set{})
-	restores = slices.DeleteFunc(restores, func(ch reconcile.Change) bool { return links[state.On(ch.Object)] })
-	return removals, restores, errors.Join(err, restoreErr)
+	return links
 }
 
 // anything says whether there is something to do, or that cannot be told.
@@ -214,6 +230,6 @@ func (c *cleaner) preview(ctx context.Context) {
 	for _, f := range c.present() {
 		c.say(Removed, "file "+f, "")
 	}
-	c.elsewhere(ctx)
+	c.elsewhere(ctx, linksOf(removals))
 	c.strangers()
 }
