@@ -97,6 +97,8 @@ func arrows() []arrow {
 			to: []string{"github.com/mdlayher/netlink", "github.com/vishvananda/netlink"},
 		},
 		{from: everything, except: []string{"internal/driver/filter"}, to: []string{"github.com/google/nftables"}, why: "one place speaks nftables"},
+		{from: []string{"internal/ctl"}, to: own("store", "driver", "nl", "cleanup"), deep: true, why: "flannelctl's words know no kernel and no store: cmd/flannelctl hands them in"},
+		{from: everything, except: []string{"cmd/flannelctl", "daemon"}, to: own("cleanup"), why: "who runs flanneld or stands in for it takes it off a host"},
 		{from: []string{"internal", "daemon"}, to: []string{module + "cmd", module + "lab"}, deep: true, why: "commands and the lab stand on top"},
 		{from: []string{"internal"}, to: []string{module + "daemon"}, deep: true, why: "the daemon wires, nothing below knows it"},
 		{

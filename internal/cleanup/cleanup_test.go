@@ -52,7 +52,9 @@ func newHost(t *testing.T, classic bool, peers int) *host {
 	// As left by a daemon whose stop a test asks about.
 	h.Options = cleanup.Options{
 		SubnetFile: dir + "/subnet.env", StateDir: dir + "/state", ControlSocket: dir + "/subnet.sock",
-		Say: func(l cleanup.Line) { h.lines = append(h.lines, strings.TrimSpace(string(l.Act)+" "+l.Object+" "+l.Why)) },
+		Say: func(l cleanup.Line) {
+			h.lines = append(h.lines, strings.TrimSpace(string(l.Act)+" "+l.Object+" "+l.Why))
+		},
 	}
 	h.fabric.Owner = state.OwnerOf(h.SubnetFile)
 	h.before = h.dump(t)

@@ -85,8 +85,7 @@ func (c *cleaner) files() {
 
 // bare is the error without the path, which the line has.
 func bare(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err
 	}
 	return err

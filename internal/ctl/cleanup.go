@@ -80,8 +80,8 @@ is named, and a second run tries again.`,
 				c.Networks = append(c.Networks, p.Masked())
 			}
 			if release && !c.DryRun {
-				c.Release = func(ctx context.Context, host string) (released, reserved []string, err error) {
-					return a.releaseOf(ctx, cmd, host)
+				c.Release = func(_ context.Context, host string) (released, reserved []string, err error) {
+					return a.releaseOf(cmd, host) //nolint:contextcheck // the command has it
 				}
 			}
 			return a.cleanup(cmd.Context(), c)
@@ -184,9 +184,9 @@ func sumCleanup(w io.Writer, c Cleanup, r CleanupReport) {
 
 // releaseOf ends the leases of a host id. The host's flanneld does not run, and
 // its session may not have expired yet.
-func (a *app) releaseOf(ctx context.Context, cmd *cobra.Command, host string) (released, reserved []string, err error) {
+func (a *app) releaseOf(cmd *cobra.Command, host string) (released, reserved []string, err error) {
 	err = a.withStore(cmd, func(s *Store) error {
-		leases, err := s.Admin.Leases(ctx)
+		leases, err := s.Admin.Leases(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -197,7 +197,7 @@ func (a *app) releaseOf(ctx context.Context, cmd *cobra.Command, host string) (r
 			case l.Reserved:
 				reserved = append(reserved, l.Key)
 			default:
-				if err := s.Admin.Release(ctx, l.Key, true); err != nil {
+				if err := s.Admin.Release(cmd.Context(), l.Key, true); err != nil {
 					errs = append(errs, err)
 					continue
 				}

@@ -39,9 +39,39 @@ func testEnv() ctl.Env {
 		Stdin:   os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Dial:         dialFile,
 		Restore:      restoreFile,
+		Cleanup:      cleanupFile,
 		CheckBackend: checkBackend,
 		RouteTable:   "routes",
 	}
+}
+
+// cleanupFile says the lines of the file "remains", and what it was asked.
+func cleanupFile(ctx context.Context, c ctl.Cleanup) (ctl.CleanupReport, error) {
+	var r struct {
+		ctl.CleanupReport
+		Refuse string
+		Lines  []ctl.CleanupLine
+	}
+	raw, err := os.ReadFile("remains")
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err == nil && r.Refuse != "" {
+		err = errors.New(r.Refuse)
+	}
+	if err != nil {
+		return r.CleanupReport, err
+	}
+	for _, l := range r.Lines {
+		c.Say(l)
+	}
+	c.Say(ctl.CleanupLine{Act: "left", Object: fmt.Sprintf("%s %q %q %v keep %t %t allow %t", c.SubnetFile, c.StateDir, c.ControlSocket,
+		c.Networks, c.KeepState, c.KeepForwarding, c.AllowExtension)})
+	if c.Release != nil {
+		released, reserved, err := c.Release(ctx, "host1")
+		c.Say(ctl.CleanupLine{Act: "released", Object: fmt.Sprint(released, reserved, err)})
+	}
+	return r.CleanupReport, nil
 }
 
 // checkBackend knows one backend with one rule and one doubt.

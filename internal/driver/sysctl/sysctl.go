@@ -97,22 +97,30 @@ func (d *Driver) Apply(ctx context.Context, changes []reconcile.Change) []reconc
 	unnoted := d.note(puts)
 	for i := range results {
 		r := &results[i]
-		s, ok := r.Object.(state.Sysctl)
-		if !ok {
-			continue
-		}
-		mustNote := unnoted != nil && r.Op != reconcile.Remove
-		if r.Err = ctx.Err(); r.Err == nil && mustNote && errors.Is(unnoted, unix.EWOULDBLOCK) {
-			r.Err = unnoted
+		if r.Err == nil {
+			r.Err = ctx.Err()
 		}
 		if r.Err == nil {
-			r.Err = write(s)
-		}
-		if r.Err == nil && mustNote {
-			r.Err = fmt.Errorf("set, but not noted: %w", unnoted)
+			r.Err = set(r.Change, unnoted)
 		}
 	}
 	return results
+}
+
+// set makes one change, unnoted being the error of its note.
+func set(ch reconcile.Change, unnoted error) error {
+	s, _ := ch.Object.(state.Sysctl)
+	if ch.Op == reconcile.Remove {
+		return write(s)
+	}
+	if errors.Is(unnoted, unix.EWOULDBLOCK) {
+		return unnoted
+	}
+	err := write(s)
+	if err == nil && unnoted != nil {
+		err = fmt.Errorf("set, but not noted: %w", unnoted)
+	}
+	return err
 }
 
 // note writes into the record what these switches are now.

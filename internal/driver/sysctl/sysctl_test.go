@@ -193,7 +193,7 @@ func TestRecordIsNotBelieved(t *testing.T) {
 		fmt.Sprintf(form, 1, strings.TrimSpace(string(boot))): true,
 		fmt.Sprintf(form, 2, strings.TrimSpace(string(boot))): false,
 		fmt.Sprintf(form, 1, "another"):                       false,
-		"{": false,
+		"{":                                                   false,
 	} {
 		t.Run("", func(t *testing.T) {
 			drivertest.Namespace(t)
