@@ -205,6 +205,9 @@ func (a *arena) failed() (n int) {
 	return n
 }
 
+// unusual is a time that is worth a line of its own.
+const unusual = time.Second
+
 // again is the least time between two faults of one kind on one host.
 const again = 5 * time.Second
 
@@ -224,6 +227,9 @@ func (a *arena) one(ctx context.Context, i, round int) error {
 		o.failure = err
 	}
 	a.last[id] = time.Now()
+	if o.failure == nil && o.took > unusual {
+		a.progress("%s: %s on %s took %.1f s", a.name(), f.name, t.host.Name, o.took.Seconds())
+	}
 	a.meter.read(a.scene)
 	return a.judge(ctx, verdict{trial: t, outcome: o, row: a.rows[i]})
 }
