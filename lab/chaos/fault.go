@@ -49,8 +49,9 @@ type trial struct {
 
 // outcome is how a trial went.
 type outcome struct {
-	took time.Duration
-	lost uint64
+	state time.Duration // until all is in place
+	took  time.Duration // until packets pass, too
+	lost  uint64
 	// failure is why it counts as not repaired, or what was changed that is
 	// not flannel-ng's.
 	failure error
@@ -84,7 +85,9 @@ func (t *trial) run(ctx context.Context) (o outcome, err error) {
 	}
 	wait, cancel := context.WithDeadline(ctx, t.begin.Add(budget))
 	defer cancel()
-	if o.failure = poll(wait, t.gone); o.failure == nil && !t.fault.dark && !t.deaf {
+	o.failure = poll(wait, t.gone)
+	o.state = time.Since(t.begin)
+	if o.failure == nil && !t.fault.dark && !t.deaf {
 		o.failure = t.carries(wait, t.marks())
 	}
 	o.took = time.Since(t.begin)

@@ -228,7 +228,7 @@ func (a *arena) one(ctx context.Context, i, round int) error {
 	}
 	a.last[id] = time.Now()
 	if o.failure == nil && o.took > unusual {
-		a.progress("%s: %s on %s took %.1f s", a.name(), f.name, t.host.Name, o.took.Seconds())
+		a.progress("%s: %s on %s took %.1f s, packets %.1f s", a.name(), f.name, t.host.Name, o.state.Seconds(), o.took.Seconds())
 	}
 	a.meter.read(a.scene)
 	return a.judge(ctx, verdict{trial: t, outcome: o, row: a.rows[i]})

@@ -45,7 +45,7 @@ table inet stranger {
 }
 EOF
 rule() { "$1" -t "$2" -C "${@:3}" 2>/dev/null || "$1" -t "$2" -A "${@:3}"; }
-for t in $IPTABLES; do
+for t in iptables ip6tables; do
 	"$t" -N STRANGER 2>/dev/null
 	"$t" -t nat -N STRANGER-NAT 2>/dev/null
 	rule $t filter STRANGER -p tcp --dport 2 -j DROP
@@ -56,16 +56,7 @@ done
 `
 
 // plant runs planting on a host.
-func (s *scene) plant(ctx context.Context, h *lab.Host) error {
-	var tools []string
-	for _, f := range s.families() {
-		tools = append(tools, iptables(f))
-	}
-	script := "IPTABLES=" + quoted(strings.Join(tools, " ")) + planting
-	return h.Feed(ctx, script, "bash", "-s")
-}
-
-func quoted(text string) string { return "'" + text + "'" }
+func (s *scene) plant(ctx context.Context, h *lab.Host) error { return h.Feed(ctx, planting, "bash", "-s") }
 
 // iptables is the tool for a family.
 func iptables(f addr.Family) string {
