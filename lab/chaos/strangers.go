@@ -56,7 +56,9 @@ done
 `
 
 // plant runs planting on a host.
-func (s *scene) plant(ctx context.Context, h *lab.Host) error { return h.Feed(ctx, planting, "bash", "-s") }
+func (s *scene) plant(ctx context.Context, h *lab.Host) error {
+	return h.Feed(ctx, planting, "bash", "-s")
+}
 
 // iptables is the tool for a family.
 func iptables(f addr.Family) string {
