@@ -206,9 +206,9 @@ func flushMain(ctx context.Context, t *trial) error {
 		case strings.HasPrefix(line, "fe80:"):
 			continue // automatic
 		case strings.Contains(line, " via "):
-			far = append(far, "route add "+line)
+			far = append(far, "route replace "+line)
 		default:
-			direct = append(direct, "route add "+line)
+			direct = append(direct, "route replace "+line)
 		}
 		gone = append(gone, "route del "+line)
 	}
