@@ -66,7 +66,7 @@ test: ## every test: pure ones with the race detector, then drivers and scenario
 .PHONY: test-pure
 test-pure: ## tests that need no root, with the race detector
 	@mkdir -p $(RESULTS)
-	@others=$$($(GO) list $(ROOTED) ./lab ./lab/mesh ./lab/recorded ./lab/torture ./internal/explorer); \
+	@others=$$($(GO) list $(ROOTED) ./lab ./lab/chaos ./lab/mesh ./lab/recorded ./lab/torture ./internal/explorer); \
 	$(GO) test -json -race $$($(GO) list ./... | grep -vxF "$$others") | $(call SUM,pure)
 
 # The race detector makes schedules five times slower and finds what it finds in
@@ -98,7 +98,7 @@ lab: build ## scenarios with real processes in namespaces, flannel's recordings,
 	@mkdir -p $(RESULTS)
 	@s='$(SCENARIO)'; ls lab/testdata/*.txtar | sed 's,.*/,,; s,\.txtar$$,,' | grep -qE -- "$${s%%/*}" || \
 	{ echo "SCENARIO=$$s: no such script; there are:" $$(cd lab/testdata && ls *.txtar | sed 's,\.txtar$$,,'); exit 1; }
-	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/mesh ./lab/recorded ./lab/torture) | $(call SUM,lab)
+	@$(GO) test -json -count=1 -timeout 20m $(ASROOT) $(if $(SCENARIO),-run 'TestScenarios/$(SCENARIO)' ./lab,./lab ./lab/chaos ./lab/mesh ./lab/recorded ./lab/torture) | $(call SUM,lab)
 
 .PHONY: check
 check: ## lint, vet, vulnerabilities, tidy modules, generated documents and kernel programs, arrows
@@ -166,6 +166,20 @@ PATHS ?=
 torture: build ## known packets of all kinds through all data paths, compared byte for byte [PATHS=reference,user]
 	@./scripts/deps.sh run
 	@./scripts/asroot.sh $(BIN)/lab torture --paths '$(PATHS)'
+
+RUNS ?= 20
+SOAK ?= 10m
+FAULT ?=
+CARRIER ?=
+MODE ?=
+CHAOS_DOES = --runs $(RUNS) --soak $(SOAK) --faults '$(FAULT)' --carriers '$(CARRIER)' --modes '$(MODE)'
+# Those that other targets have with other defaults count only if they are given.
+given = $(if $(filter-out file,$(origin $(1))),--$(2) '$($(1))')
+
+.PHONY: chaos
+chaos: build ## every fault in every kind of fabric, as root: a table [RUNS=20 SOAK=10m FAULT=regex CARRIER=vxlan,udp FAMILY=4,6,dual PEERS=2000 SEED=n MODE=told,deaf,crowd,soak]
+	@./scripts/deps.sh run
+	@./scripts/asroot.sh $(BIN)/lab chaos $(CHAOS_DOES) $(call given,FAMILY,families) $(call given,PEERS,peers) $(call given,SEED,seed) --out $(BIN)/chaos/chaos.json --dumps $(BIN)/chaos/dumps
 
 .PHONY: clean
 clean: ## remove what was built

@@ -14,9 +14,7 @@ func firewallFaults() []fault {
 	return []fault{
 		{name: "nft flush ruleset", inject: script("nft flush ruleset"), gone: rulesOfOurs, undo: replant},
 		{name: "iptables -F and -X in nat and filter", gone: rulesOfOurs, undo: replant, inject: eachTool(
-			"TOOL -F", "TOOL -t nat -F", "TOOL -X", "TOOL -t nat -X"), applies: ipt},
-		{name: "iptables -F and -X in nat and filter", undo: replant, inject: eachTool(
-			"TOOL -F", "TOOL -t nat -F", "TOOL -X", "TOOL -t nat -X"), applies: nft},
+			"TOOL -F", "TOOL -t nat -F", "TOOL -X", "TOOL -t nat -X")}, // -X of iptables-nft takes FORWARD along
 		{name: "our table deleted", applies: nft, inject: eachFamily("nft delete table FAMILY flannel-TABLE")},
 		{name: "our jump removed", applies: ipt, inject: eachTool(
 			`TOOL -S FORWARD | grep -i flannel | sed s/^-A/-D/ | xargs -L1 TOOL`,

@@ -38,7 +38,8 @@ type Options struct {
 	Families []string       // none is all
 	Faults   *regexp.Regexp // by name
 	Modes    []Mode
-	Runs     int // of each fault; a tenth of them deaf, at least two
+	Runs     int // of each fault
+	DeafRuns int // of each without notifications
 	// CrowdRuns of each fault with Peers peers.
 	CrowdRuns, Peers int
 	Soak             time.Duration
@@ -121,13 +122,13 @@ type arena struct {
 	faults []fault
 	rows   []*Row
 	into   *Fabric
-	last   map[string]time.Time // when a fault was last done to a host
+	last   [real3]time.Time // when something was last done to a host
 }
 
 // fabric tries all faults of one kind of fabric.
 func (b *Bench) fabric(ctx context.Context, v variant) (err error) {
 	begin := time.Now()
-	a := &arena{Bench: b, variant: v, faults: chosen(v, b.Faults), meter: &meter{}, last: map[string]time.Time{}}
+	a := &arena{Bench: b, variant: v, faults: chosen(v, b.Faults), meter: &meter{}}
 	a.into = &Fabric{Name: v.name(), Carrier: v.carrier, Peers: v.peers}
 	for _, f := range a.faults {
 		row := &Row{Name: f.name, Slow: f.slow}
@@ -143,7 +144,7 @@ func (b *Bench) fabric(ctx context.Context, v variant) (err error) {
 	if err := a.enter(ctx); err != nil {
 		return err
 	}
-	told, deaf := b.Runs, max(2, b.Runs/10)
+	told, deaf := b.Runs, b.DeafRuns
 	if v.peers > real3 {
 		told, deaf = b.CrowdRuns, 0
 	}
@@ -181,8 +182,7 @@ func (a *arena) leave(ctx context.Context) error {
 	return err
 }
 
-// told goes round through the faults, so that one object is not broken twice in
-// a short time: whoever does that is an opponent, and is met with patience.
+// told goes round through the faults and the hosts.
 func (a *arena) told(ctx context.Context, rounds int) error {
 	for round := range rounds {
 		for i := range a.faults {
@@ -208,17 +208,14 @@ func (a *arena) failed() (n int) {
 // unusual is a time that is worth a line of its own.
 const unusual = time.Second
 
-// again is the least time between two faults of one kind on one host.
-const again = 5 * time.Second
+// breath is the least time between two faults on one host. Whose objects are
+// undone three times in two seconds has an opponent, and repairs more slowly.
+const breath = 1500 * time.Millisecond
 
 func (a *arena) one(ctx context.Context, i, round int) error {
 	f := &a.faults[i]
 	host := (round + i) % real3
-	if a.peers > real3 {
-		host = 0
-	}
-	id := fmt.Sprint(f.name, host)
-	if err := pause(ctx, time.Until(a.last[id].Add(again))); err != nil {
+	if err := pause(ctx, time.Until(a.last[host].Add(breath))); err != nil {
 		return err
 	}
 	t := a.scene.trial(f, host, round)
@@ -226,7 +223,7 @@ func (a *arena) one(ctx context.Context, i, round int) error {
 	if err != nil {
 		o.failure = err
 	}
-	a.last[id] = time.Now()
+	a.last[host] = time.Now()
 	if o.failure == nil && o.took > unusual {
 		a.progress("%s: %s on %s took %.1f s, packets %.1f s", a.name(), f.name, t.host.Name, o.state.Seconds(), o.took.Seconds())
 	}

@@ -36,7 +36,8 @@ func chaosBench(ctx context.Context, args []string) error {
 
 func chaosFlags(args []string) (o chaos.Options, file string, err error) {
 	flags := flag.NewFlagSet("lab chaos", flag.ContinueOnError)
-	flags.IntVar(&o.Runs, "runs", 20, "runs of each fault; a tenth of them without notifications, at least two")
+	flags.IntVar(&o.Runs, "runs", 20, "runs of each fault")
+	flags.IntVar(&o.DeafRuns, "deaf-runs", 0, "runs of each fault without notifications; 0 is a tenth of the runs, at least two")
 	flags.IntVar(&o.CrowdRuns, "crowd-runs", 50, "runs of each fault with many peers")
 	flags.IntVar(&o.Peers, "peers", 2000, "peers in the mode crowd")
 	flags.DurationVar(&o.Soak, "soak", 10*time.Minute, "how long the mode soak takes")
@@ -52,6 +53,10 @@ func chaosFlags(args []string) (o chaos.Options, file string, err error) {
 	}
 	if o.Runs < 1 || o.CrowdRuns < 1 || o.Peers < 4 || o.Soak < time.Second {
 		return o, "", fmt.Errorf("--runs=%d --crowd-runs=%d --peers=%d --soak=%s: want at least 1, 1, 4 and 1s", o.Runs, o.CrowdRuns, o.Peers, o.Soak)
+	}
+	if o.DeafRuns == 0 {
+		const share, least = 10, 2
+		o.DeafRuns = max(least, o.Runs/share)
 	}
 	if o.Faults, err = regexp.Compile(*faults); err != nil {
 		return o, "", fmt.Errorf("--faults: %w", err)
