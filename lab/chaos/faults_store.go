@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/lab"
 )
 
@@ -21,6 +22,7 @@ func storeFaults() []fault {
 		{name: "own lease deleted", inject: leaseDeleted, gone: leaseBack, wide: true, mute: true},
 		{name: "own lease expired", inject: leaseRevoked, gone: leaseBack, wide: true, mute: true},
 		{name: "own lease altered by another writer", inject: leaseAltered, gone: leaseBack, wide: true, mute: true},
+		{name: "own lease overwritten with garbage", inject: leaseGarbled, gone: leaseBack, wide: true, mute: true},
 		{name: "own lease taken by another host", inject: leaseTaken, gone: yielded, undo: takerGone, dark: true, wide: true, mute: true},
 		{name: leaving, inject: leavesMeanwhile, mute: true},
 	}
@@ -31,18 +33,37 @@ type entry struct{ key, value string }
 
 // garbage is unreadable, in all the ways.
 func garbage(t *trial) []entry {
-	return []entry{
-		{"subnets/10.5.7.0-24", `{"PublicIP":`},
-		{"subnets/10.5.8.0-24", ``},
-		{"subnets/10.5.9.0-24", "\x00\xff\xfe"},
-		{"subnets/10.5.10.0-24", `[]`},
-		{"subnets/10.5.11.0-24", `{"PublicIP":"not an address","BackendType":"` + t.kind() + `"}`},
+	values := []string{`{"PublicIP":`, ``, "\x00\xff\xfe", `[]`, `{"PublicIP":"not an address","BackendType":"` + t.kind() + `"}`}
+	out := []entry{
 		{"subnets/garbage", `{}`},
 		{"subnets/10.5.300.0-24", `x`},
-		{"subnets/10.5.12.0-33", t.value("198.51.100.201")},
-		{"ng/claims/10.5.13.0-24", `{`},
+		{"subnets/" + t.spare(0) + "-33", t.value("198.51.100.201")},
+		{"ng/claims/" + t.spare(1) + "-24", `{`},
 		{"ng/claims/what", `{}`},
 		{"ng/what", `ever`},
+	}
+	for i, v := range values {
+		out = append(out, entry{"subnets/" + t.spare(2+i) + "-24", v})
+	}
+	return out
+}
+
+// spare is a subnet of the cluster that no host has.
+func (t *trial) spare(n int) string {
+	taken := map[string]bool{}
+	for _, h := range t.fabric.Hosts {
+		if gateway, err := h.Gateway(addr.IPv4); err == nil {
+			taken[gateway.Masked().Addr().String()] = true
+		}
+	}
+	for i := 1; ; i++ {
+		text := fmt.Sprintf("10.5.%d.0", i)
+		if !taken[text] {
+			n--
+		}
+		if n < 0 {
+			return text
+		}
 	}
 }
 
@@ -71,7 +92,7 @@ func twin(t *trial) []entry {
 	if !strings.Contains(t.first(t.host), ".") {
 		return []entry{{"subnets/0.0.0.0-0&fc00:5:0:ffff::-64", t.valueAt(t.host)}}
 	}
-	return []entry{{"subnets/10.5.254.0-24", t.valueAt(t.host)}}
+	return []entry{{"subnets/" + t.spare(20) + "-24", t.valueAt(t.host)}}
 }
 
 // first is a host's subnet in the first family, as keys have it.
@@ -242,6 +263,16 @@ func leaseAltered(ctx context.Context, t *trial) error {
 	return err
 }
 
+// leaseGarbled makes the lease unreadable, and leaves all else.
+func leaseGarbled(ctx context.Context, t *trial) error {
+	if err := t.note(ctx); err != nil {
+		return err
+	}
+	t.now()
+	_, err := t.fabric.Etcd.Client.Put(ctx, t.keep["key"], `{"PublicIP":`, clientv3.WithIgnoreLease())
+	return err
+}
+
 // leaseBack demands the lease as it was, and all hosts, too.
 func leaseBack(ctx context.Context, t *trial) error {
 	resp, err := t.fabric.Etcd.Client.Get(ctx, t.keep["key"])
@@ -314,7 +345,7 @@ func takerGone(ctx context.Context, t *trial) error {
 // leavesMeanwhile lets a peer come, stops the daemon, lets the peer leave, and
 // starts the daemon: no trace may be left.
 func leavesMeanwhile(ctx context.Context, t *trial) error {
-	guest := entry{"subnets/10.5.253.0-24", t.value("198.51.100.206")}
+	guest := entry{"subnets/" + t.spare(21) + "-24", t.value("198.51.100.206")}
 	if !strings.Contains(t.first(t.host), ".") {
 		guest.key = "subnets/0.0.0.0-0&fc00:5:0:fffe::-64"
 		guest.value = t.value("2001:db8::206")
