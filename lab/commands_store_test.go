@@ -28,8 +28,13 @@ func carry(_ context.Context, s *stage, c call) error {
 	return s.each(c.args[2:], func(h *lab.Host) error { return os.WriteFile(h.Path(c.arg(0)), text, 0o600) })
 }
 
-// store kill | freeze | thaw | revive | wipe | save | restore | compact | expire
-// KEY | delay TIME: what happens to etcd in its life.
+// expire HOSTS…: their leases end, as after a day without a renewal.
+func expire(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return s.fabric.Etcd.Expire(ctx, h) })
+}
+
+// store kill | freeze | thaw | revive | wipe | save | restore | compact | delay
+// TIME: what happens to etcd in its life.
 func store(ctx context.Context, s *stage, c call) error {
 	e := s.fabric.Etcd
 	switch c.arg(0) {
@@ -49,8 +54,6 @@ func store(ctx context.Context, s *stage, c call) error {
 		return e.Restore(ctx)
 	case "compact":
 		return e.Compact(ctx)
-	case "expire":
-		return e.Expire(ctx, lab.Prefix+"/"+c.arg(1))
 	case "delay":
 		return delay(e.Relay, c.arg(1))
 	default:

@@ -64,6 +64,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"certify":      command(false, certify),
 		"reboot":       command(false, reboot),
 		"quiet":        command(false, quiet),
+		"expire":       command(false, expire),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -90,19 +91,22 @@ func (e *Etcd) Compact(ctx context.Context) error {
 	return nil
 }
 
-// Expire ends the grant that a key lives on, and with it all its keys, as time
+// Expire ends the grant that a host's lease lives on, as a day without a renewal
 // would.
-func (e *Etcd) Expire(ctx context.Context, key string) error {
-	got, err := e.Client.Get(ctx, key)
-	switch {
-	case err != nil:
-		return fmt.Errorf("etcd get %s: %w", key, err)
-	case len(got.Kvs) == 0 || got.Kvs[0].Lease == 0:
-		return fmt.Errorf("etcd: %s does not live on a grant", key)
+func (e *Etcd) Expire(ctx context.Context, h *Host) error {
+	got, err := e.Client.Get(ctx, Prefix+"/subnets/", clientv3.WithPrefix())
+	if err != nil {
+		return fmt.Errorf("etcd leases: %w", err)
 	}
-	if _, err := e.Client.Revoke(ctx, clientv3.LeaseID(got.Kvs[0].Lease)); err != nil {
-		return fmt.Errorf("etcd revoke: %w", err)
+	public := fmt.Sprintf("%q", h.Underlay(h.fabric.Options.Families[0]))
+	for _, kv := range got.Kvs {
+		if !strings.Contains(string(kv.Value), public) || kv.Lease == 0 {
+			continue
+		}
+		if _, err := e.Client.Revoke(ctx, clientv3.LeaseID(kv.Lease)); err != nil {
+			return fmt.Errorf("etcd revoke: %w", err)
+		}
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s has no lease that expires", h.Name)
 }
-

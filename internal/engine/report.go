@@ -189,7 +189,9 @@ func (e *Engine) noteRefused() {
 
 // publish makes the report of a pass that ran, all but the list of peers.
 func (e *Engine) publish(p passed) {
-	if p.in.Own.State != lease.Owned {
+	// A lease that nobody could be asked about carries on; were the host not ready,
+	// a boot without the store would hold up what waits for it for ever.
+	if st := p.in.Own.State; st != lease.Owned && st != lease.Expired {
 		p.reasons = append([]string{p.in.Own.Reason}, p.reasons...)
 	}
 	e.base.Pass.Passes++
