@@ -72,11 +72,16 @@ func (f *Fabric) startEtcd(ctx context.Context) error {
 		return fmt.Errorf("etcd client: %w", err)
 	}
 	e.Client = client
+	return f.Configure(ctx)
+}
+
+// Configure writes the network config into etcd.
+func (f *Fabric) Configure(ctx context.Context) error {
 	conf, err := f.Options.netConf()
 	if err != nil {
 		return err
 	}
-	return e.Put(ctx, Prefix+"/config", conf)
+	return f.Etcd.Put(ctx, Prefix+"/config", conf)
 }
 
 func (e *Etcd) serve(ctx context.Context) error {

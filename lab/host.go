@@ -25,6 +25,7 @@ type Host struct {
 	daemon     *process
 	supervisor *supervisor
 	replay     *replay                   // nil: runs flanneld
+	was        *replay                   // until flanneld took over
 	moved      addr.ByFamily[netip.Addr] // underlay address after Readdress
 	ports      int                       // containers attached so far
 	upgraded   bool                      // runs Binaries.Upgraded
@@ -155,6 +156,17 @@ func (h *Host) Kill(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// Crash ends flanneld by a signal that it does not expect.
+func (h *Host) Crash(ctx context.Context, sig syscall.Signal) error {
+	if h.daemon == nil {
+		return fmt.Errorf("no flanneld on %s", h.Name)
+	}
+	if err := h.daemon.end(ctx, sig); err == nil {
+		return fmt.Errorf("flanneld on %s took %s for an order", h.Name, sig)
+	}
+	return ctx.Err()
 }
 
 // abandon ends what still runs, without asking how it went.
@@ -294,9 +306,20 @@ func (h *Host) Replace(ctx context.Context) error {
 	if h.replay == nil {
 		return fmt.Errorf("%s does not replay flannel", h.Name)
 	}
-	forwarder := h.replay.forwarder
-	h.replay = nil
-	return forwarder.end(ctx)
+	h.was, h.replay = h.replay, nil
+	return h.was.forwarder.end(ctx)
+}
+
+// HandBack ends flanneld, and has plain flannel start on what it left.
+func (h *Host) HandBack(ctx context.Context) error {
+	if h.was == nil {
+		return fmt.Errorf("%s never replayed flannel", h.Name)
+	}
+	if err := h.Stop(ctx); err != nil {
+		return err
+	}
+	h.replay, h.was = h.was, nil
+	return h.replay.restart(ctx)
 }
 
 // Docker does to the firewall what dockerd does: FORWARD drops what nobody

@@ -45,6 +45,58 @@ func (r *replay) start(ctx context.Context) error {
 	return r.rules(ctx)
 }
 
+// restart is what flannel does on a host that has its device, lease and rules
+// from before, as the recordings of a restart show: it writes its lease and file
+// again, keeps a device that is as it wants it, replaces its rules in one
+// transaction, and enters all peers again.
+func (r *replay) restart(ctx context.Context) error {
+	if err := r.host.fabric.Etcd.putLease(ctx, r.trace.lease(), 24*time.Hour); err != nil {
+		return err
+	}
+	if err := r.writeSubnetFile(); err != nil {
+		return err
+	}
+	if err := r.found(ctx); err != nil {
+		return err
+	}
+	if r.trace.nftables {
+		for _, table := range []string{"ip flannel-ipv4", "ip6 flannel-ipv6"} {
+			if _, err := r.host.Run(ctx, "nft", "add", "table", table); err != nil {
+				return err
+			}
+		}
+		rules := "delete table ip flannel-ipv4\ndelete table ip6 flannel-ipv6\n" + r.trace.nftRules()
+		if err := r.host.feed(ctx, rules, "nft", "-f", "-"); err != nil {
+			return err
+		}
+	}
+	r.peers = map[string]tracePeer{}
+	return r.sync(ctx)
+}
+
+// found says whether the devices are such that flannel keeps them: it compares
+// id, local address, link, port and learning, and would make others anew.
+func (r *replay) found(ctx context.Context) error {
+	if r.trace.carrier.kind != kindVXLAN {
+		return nil
+	}
+	for _, f := range r.trace.families() {
+		side := r.trace.sides.At(f)
+		out, err := r.host.Run(ctx, "ip", "-d", "link", "show", traceDevice(f))
+		if err != nil {
+			return err
+		}
+		for _, want := range []string{
+			side.mac.String(), "vxlan id 1 ", "local " + side.public.String() + " ", "dev eth0 ", "dstport 8472 ", "nolearning ",
+		} {
+			if !strings.Contains(out, want) {
+				return fmt.Errorf("flannel would make %s on %s anew: no %q in %s", traceDevice(f), r.host.Name, want, out)
+			}
+		}
+	}
+	return nil
+}
+
 func (r *replay) devices(ctx context.Context) error {
 	switch r.trace.carrier.kind {
 	case kindVXLAN:

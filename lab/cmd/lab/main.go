@@ -17,6 +17,8 @@ var errUsage = errors.New(`usage: lab demo [flags]      three hosts, a fabric, p
        lab mesh [flags]      many daemons join one etcd at once
        lab chaos [flags]     every fault in every kind of fabric, and how it comes back
        lab torture [flags]   known packets through all data paths, compared byte for byte
+       lab outage [flags]    what flanneld does while etcd is out of reach
+       lab restart [flags]   what packets lose by restarts of flanneld
        lab pause NAME        hold the namespaces of a node (used by the lab)
        lab etcd [--tls=DIR] URL…
                              serve a throw-away etcd on URLs (used by the lab)
@@ -54,6 +56,10 @@ func run(ctx context.Context, args []string) error {
 		return chaosBench(ctx, args[1:])
 	case "torture":
 		return tortureTest(ctx, args[1:])
+	case "outage":
+		return storeOutages(ctx, args[1:])
+	case "restart":
+		return restarts(ctx, args[1:])
 	case "traffic":
 		return makeTraffic(ctx, args[1:])
 	case "flannel-udp":
