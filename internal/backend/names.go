@@ -27,7 +27,7 @@ func Related(links []facts.Link) []facts.Link {
 
 // LinkName allots the name of a device. want is the name that flannel would
 // use; it is ours unless it is too long, or a device of another instance or
-// one that does not fit (another port, say) bears it: then a name derived from
+// one that does not fit (another port, say, or a stranger's label) bears it: then a name derived from
 // the instance and want is used, so that two daemons never fight over one.
 func LinkName(links []facts.Link, owner state.Owner, want string, fits func(facts.Link) bool) string {
 	free := len(want) <= maxName
@@ -35,7 +35,7 @@ func LinkName(links []facts.Link, owner state.Owner, want string, fits func(fact
 		switch {
 		case l.Alias == owner.Alias() && len(l.Name) == len(otherPrefix)+otherDigits && l.Name == OtherName(owner, want):
 			return l.Name // stay: a rename would cut the traffic on it
-		case l.Name == want && l.Alias != owner.Alias() && (l.Alias != "" || !fits(l)):
+		case l.Name == want && l.Alias != owner.Alias() && (strings.HasPrefix(l.Alias, state.Owner{}.Alias()) || !fits(l)):
 			free = false
 		}
 	}
@@ -56,4 +56,11 @@ const (
 func OtherName(owner state.Owner, want string) string {
 	sum := sha256.Sum256([]byte(owner.Instance + "/" + want))
 	return otherPrefix + hex.EncodeToString(sum[:otherDigits/2])
+}
+
+// WithIPv6 is the switch without which the device dev bears no IPv6 address: new
+// devices have that of net.ipv6.conf.default, and what sets that of all devices
+// takes the addresses of ours away.
+func WithIPv6(dev string) state.Sysctl {
+	return state.Sysctl{Path: "net/ipv6/conf/" + dev + "/disable_ipv6", Value: "0", Link: dev, Optional: true}
 }

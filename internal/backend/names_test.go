@@ -23,6 +23,7 @@ func TestLinkName(t *testing.T) {
 		{"plain flannel's", state.Owner{}, []facts.Link{{Name: "flannel.1", Port: 8472}}, "flannel.1", true},
 		{"a stranger's with another port", state.Owner{}, []facts.Link{{Name: "flannel.1", Port: 4789}}, "flannel.1", false},
 		{"another instance's", state.Owner{Instance: "abcdef"}, []facts.Link{{Name: "flannel.1", Alias: "flannel-ng", Port: 8472}}, "flannel.1", false},
+		{"fits, and labelled by somebody", state.Owner{}, []facts.Link{{Name: "flannel.1", Alias: "overlay", Port: 8472}}, "flannel.1", true},
 		{"too long", state.Owner{}, nil, "flannel-v6.16777215", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -20,8 +20,12 @@ type Link struct {
 	MTU   int // bytes
 	MAC   addr.MAC
 	Up    bool // administratively
-	VXLAN VXLAN
-	TUN   TUN
+	NoARP bool // asks nobody for MAC addresses
+	// Master is the index of the bridge, bond or VRF that the device is a port
+	// of, 0: none.
+	Master int
+	VXLAN  VXLAN
+	TUN    TUN
 }
 
 // VXLAN holds the attributes of a device of kind vxlan.
@@ -129,13 +133,16 @@ func decodeLink(b []byte) (Link, error) {
 			l.MTU = int(ad.Uint32())
 		case unix.IFLA_IFALIAS:
 			l.Alias = ad.String()
+		case unix.IFLA_MASTER:
+			l.Master = int(ad.Uint32())
 		case unix.IFLA_LINKINFO:
 			ad.Nested(l.decodeInfo)
 		}
 	})
 	if err == nil {
 		l.Index = int(int32(binary.NativeEndian.Uint32(b[4:])))
-		l.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
+		flags := binary.NativeEndian.Uint32(b[8:])
+		l.Up, l.NoARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
 	}
 	return l, err
 }
@@ -268,11 +275,17 @@ func flag(on bool) uint8 {
 	return 0
 }
 
-// SetLink sets alias, MTU and MAC of the device l.Index and brings it up. A zero
-// MAC is that of a device that has none.
+// SetLink sets alias, MTU and MAC of the device l.Index, makes it nobody's port
+// and brings it up. A zero MAC is that of a device that has none; one that has
+// asks for those of others again.
 func SetLink(l Link) Request {
-	return newRequest(unix.RTM_SETLINK, 0, linkMsg(l.Index, unix.IFF_UP, unix.IFF_UP), func(ae *netlink.AttributeEncoder) {
+	change := uint32(unix.IFF_UP)
+	if l.MAC != (addr.MAC{}) {
+		change |= unix.IFF_NOARP
+	}
+	return newRequest(unix.RTM_SETLINK, 0, linkMsg(l.Index, unix.IFF_UP, change), func(ae *netlink.AttributeEncoder) {
 		ae.Uint32(unix.IFLA_MTU, uint32(l.MTU))
+		ae.Uint32(unix.IFLA_MASTER, 0)
 		if l.MAC != (addr.MAC{}) {
 			ae.Bytes(unix.IFLA_ADDRESS, l.MAC[:])
 		}

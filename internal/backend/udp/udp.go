@@ -132,6 +132,9 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		subnet := self.Subnets.At(f)
 		s.Addresses = append(s.Addresses, state.Address{Link: dev, Prefix: addr.Single(subnet.Addr())})
 		s.Routes = append(s.Routes, state.Route{Dst: u.networks.At(f), Link: dev})
+		if f == addr.IPv6 {
+			s.Sysctls = append(s.Sysctls, backend.WithIPv6(dev))
+		}
 		t.Source.Put(f, source(f, n))
 		t.Local.Put(f, subnet)
 	}
@@ -212,5 +215,7 @@ func (u *udp) Admit(self lease.Lease, n facts.Node, p lease.Lease) state.Set {
 }
 
 func (u *udp) device(n facts.Node) string {
-	return backend.LinkName(n.Links, u.owner, device, func(l facts.Link) bool { return l.Type == string(state.LinkTUN) })
+	return backend.LinkName(n.Links, u.owner, device, func(l facts.Link) bool {
+		return l.Type == string(state.LinkTUN) && l.Alias == ""
+	})
 }

@@ -166,6 +166,9 @@ func (v *vxlan) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		s.Sysctls = append(s.Sysctls, state.Sysctl{
 			Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "0", Link: dev, Optional: true,
 		})
+		if f == addr.IPv6 {
+			s.Sysctls = append(s.Sysctls, backend.WithIPv6(dev))
+		}
 		// The smallest family rules: containers have one MTU for both.
 		if s.MTU == 0 || mtu < s.MTU {
 			s.MTU = mtu
@@ -287,7 +290,8 @@ func (v *vxlan) device(f addr.Family, n facts.Node) string {
 	return backend.LinkName(n.Links, v.owner, want, v.fits)
 }
 
-// fits says whether an unmarked device can be taken over in place.
+// fits says whether a device of no instance can be taken over in place. Whatever
+// it is labelled: beside it, the kernel would have no other of this VNI and port.
 func (v *vxlan) fits(l facts.Link) bool {
 	return l.Type == string(state.LinkVXLAN) && l.VNI == v.opts.VNI && l.Port == v.opts.Port
 }

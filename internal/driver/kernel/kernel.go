@@ -3,7 +3,8 @@
 //
 // A link is ours if its alias (IFLA_IFALIAS) is exactly that of the owner. One
 // that has the wanted name and type but no alias is taken over: plain flannel
-// left it. A TUN device that goes with its process is none that was left, but
+// left it. So is a VXLAN device with another alias but that of an instance, if it
+// has the wanted MAC, which is made for this host: somebody labelled it anew. A TUN device that goes with its process is none that was left, but
 // one in use. Any other alias makes a link foreign, and what is on a foreign link
 // is foreign too: two daemons that were told the same device name by mistake
 // do not wipe each other's entries.
@@ -15,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +32,7 @@ var ErrForeign = errors.New("not ours")
 // tells whose it is.
 func Adoptable(have nl.Link, want state.Link, owner state.Owner) error {
 	switch {
-	case have.Alias == owner.Alias():
+	case have.Alias == owner.Alias(), relabelled(have, want):
 		return nil
 	case have.Alias != "":
 		return fmt.Errorf("link %s has the alias %q: %w", have.Name, have.Alias, ErrForeign)
@@ -44,6 +46,14 @@ func Adoptable(have nl.Link, want state.Link, owner state.Owner) error {
 	default:
 		return nil
 	}
+}
+
+// relabelled says whether have is what we made for want, under an alias that
+// somebody gave it.
+func relabelled(have nl.Link, want state.Link) bool {
+	return want.Type == state.LinkVXLAN && have.Kind == string(want.Type) &&
+		!strings.HasPrefix(have.Alias, state.Owner{}.Alias()) &&
+		have.MAC == want.MAC && have.VXLAN.VNI == want.VXLAN.VNI && have.VXLAN.Port == want.VXLAN.Port
 }
 
 // Links finds, among the wanted links, those that exist and are ours or may

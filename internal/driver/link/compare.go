@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/nl"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
@@ -60,6 +61,8 @@ func compare(have nl.Link, want target) (diff, error) {
 	d.add(have.MTU != want.MTU, set, "mtu %d", have.MTU)
 	d.add(have.MAC != want.MAC, set, "address %s", have.MAC)
 	d.add(!have.Up, set, "down")
+	d.add(have.Master != 0, set, "port of index %d", have.Master)
+	d.add(have.NoARP && want.MAC != (addr.MAC{}), set, "noarp")
 	d.add(have.Alias != want.Alias, set, "alias %q", have.Alias)
 	differs, err := checksumDiffers(want)
 	found := state.OffloadOn

@@ -26,6 +26,9 @@ func TestConformance(t *testing.T) {
 			"ip link set flannel.1 type vxlan local 198.51.100.9",
 			"ip link set flannel.1 type vxlan ttl 3",
 			"ip link set flannel-v6.1 name flannel-x",
+			"ip link set flannel.1 alias overlay",
+			"ip link add flannel-port type bridge\nip link set flannel.1 master flannel-port",
+			"ip link set flannel.1 arp off",
 		},
 		Prepare: `
 			ip link add flannel.8 type vxlan id 8 dstport 8472 local 198.51.100.1
