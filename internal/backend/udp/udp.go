@@ -10,6 +10,7 @@
 package udp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -203,11 +204,11 @@ func (u *udp) Peer(_ lease.Lease, n facts.Node, p lease.Lease, _ lease.Offer) (s
 }
 
 // Admit implements backend.Admitter: the forwarder and the kernel drop what
-// comes from a host that they do not know.
+// comes from a host that they do not know. One that has not offered udp so far
+// may come to send by all of it, whoever runs there now.
 func (u *udp) Admit(self lease.Lease, n facts.Node, p lease.Lease) state.Set {
-	if p.Owner != "" && p.Offer.Backend != Type {
-		// Whether p will send by the kernel is not known yet.
-		p.Offer.Extra = everything
+	if p.Offer.Backend != Type {
+		p.Owner, p.Offer.Extra = cmp.Or(p.Owner, "not known"), everything
 	}
 	// What is refused is refused to a host that does not send by udp so far.
 	s, _ := u.Peer(self, n, p, p.Offer)
