@@ -204,6 +204,9 @@ func datagramPayload(args []string) ([]byte, error) {
 	}
 }
 
+// clock is a time of day as logs have it.
+const clock = "15:04:05.000"
+
 // usualRate is that of a flow without one, in datagrams a second.
 const usualRate = 50
 
@@ -269,6 +272,9 @@ func (s *stage) stopFlow(ctx context.Context, c call, f *lab.Flow, allowed uint6
 	for _, w := range ways {
 		figure := fmt.Sprintf("flow %s: %s→%s %d sent, %d lost", c.arg(1), w.From, w.To, w.Sent, w.Lost)
 		c.ts.Logf("%s", figure)
+		for _, g := range w.Gaps[:min(len(w.Gaps), 10)] { // to find the cause by
+			c.ts.Logf("  %d lost from %s to %s", g.Packets, g.First.UTC().Format(clock), g.Last.UTC().Format(clock))
+		}
 		if f.Rate > usualRate {
 			s.figures = append(s.figures, figure)
 		}

@@ -37,9 +37,13 @@ type flowEnd struct {
 	peer netip.AddrPort
 	sent atomic.Uint64
 
-	mu   sync.Mutex
-	seen numbers // that came
+	mu    sync.Mutex
+	seen  numbers     // that came
+	times []time.Time // when the first flowTimed numbers were sent
 }
+
+// flowTimed bounds for how many packets it is known when they were sent.
+const flowTimed = 1 << 20
 
 // numbers is a set of numbers that mostly follow each other: a flow may run for
 // hours.
@@ -136,6 +140,7 @@ func (e *flowEnd) send(ctx context.Context, rate int) {
 			due = next + catchUp
 		}
 		for ; next < due; next++ {
+			e.note(next)
 			number := binary.BigEndian.AppendUint64(nil, next)
 			// A refusal is a loss, and is counted as one.
 			_, _ = e.conn.WriteToUDPAddrPort(number, e.peer)
@@ -145,6 +150,15 @@ func (e *flowEnd) send(ctx context.Context, rate int) {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// note keeps when number n is sent.
+func (e *flowEnd) note(n uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n < flowTimed {
+		e.times = append(e.times, time.Now())
 	}
 }
 
@@ -225,6 +239,33 @@ func (s *Flow) LostSince(m FlowMark) (lost uint64) {
 type Losses struct {
 	From, To   string
 	Sent, Lost uint64
+	// Gaps are the runs of what was lost, in order.
+	Gaps []Gap
+}
+
+// Gap is packets in a row that were lost.
+type Gap struct {
+	Packets     int
+	First, Last time.Time // when they were sent
+}
+
+// gaps compares what e sent with what came.
+func (e *flowEnd) gaps(to *flowEnd) []Gap {
+	var out []Gap
+	inside := false
+	for n, at := range e.times {
+		switch came := to.seen.has(uint64(n)); {
+		case came:
+			inside = false
+		case inside:
+			g := &out[len(out)-1]
+			g.Packets, g.Last = g.Packets+1, at
+		default:
+			inside = true
+			out = append(out, Gap{1, at, at})
+		}
+	}
+	return out
 }
 
 // Stop ends the flow, waits for what is still on the way, and counts.
@@ -251,7 +292,7 @@ func (s *Flow) Stop(ctx context.Context) ([]Losses, error) {
 	var losses []Losses
 	for i, end := range s.ends {
 		to := s.ends[1-i]
-		losses = append(losses, Losses{From: end.name, To: to.name, Sent: end.sent.Load(), Lost: end.sent.Load() - to.received()})
+		losses = append(losses, Losses{From: end.name, To: to.name, Sent: end.sent.Load(), Lost: end.sent.Load() - to.received(), Gaps: end.gaps(to)})
 	}
 	return losses, errors.Join(errs...)
 }

@@ -276,11 +276,11 @@ func flag(on bool) uint8 {
 }
 
 // SetLink sets alias, MTU and MAC of the device l.Index, makes it nobody's port
-// and brings it up. A zero MAC is that of a device that has none; one that has
-// asks for those of others again.
+// and brings it up. A zero MAC leaves that of the device, if it has one, alone. A
+// VXLAN device asks for MAC addresses again.
 func SetLink(l Link) Request {
 	change := uint32(unix.IFF_UP)
-	if l.MAC != (addr.MAC{}) {
+	if l.Kind == "vxlan" {
 		change |= unix.IFF_NOARP
 	}
 	return newRequest(unix.RTM_SETLINK, 0, linkMsg(l.Index, unix.IFF_UP, change), func(ae *netlink.AttributeEncoder) {

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/driver/kernel"
 	"github.com/flannel-ng/flannel-ng/internal/nl"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
@@ -200,7 +201,7 @@ func mend(ctx context.Context, c *nl.Conn, have nl.Link, t target) error {
 		}
 		return create(ctx, c, t)
 	}
-	return finish(ctx, c, have.Index, t)
+	return finish(ctx, c, have, t)
 }
 
 // create makes t.
@@ -218,14 +219,20 @@ func create(ctx context.Context, c *nl.Conn, t target) error {
 	if err != nil {
 		return fmt.Errorf("read link %s: %w", t.Name, err)
 	}
-	return finish(ctx, c, have.Index, t)
+	return finish(ctx, c, have, t)
 }
 
 // finish marks the link as ours and brings it up with the wanted MTU, MAC and
 // offload. Whether the alias can be given at creation differs between kernels.
-func finish(ctx context.Context, c *nl.Conn, index int, t target) error {
-	t.Index = index
-	if err := do(ctx, c, nl.SetLink(t.Link)); err != nil {
+//
+// A MAC that is right is not set again: the kernel would forget all neighbours on
+// the link, permanent ones too, and packets with them until the next pass.
+func finish(ctx context.Context, c *nl.Conn, have nl.Link, t target) error {
+	l := t.Link
+	if l.Index = have.Index; have.MAC == l.MAC {
+		l.MAC = addr.MAC{}
+	}
+	if err := do(ctx, c, nl.SetLink(l)); err != nil {
 		return fmt.Errorf("set link %s up with mtu %d and address %s: %w", t.Name, t.MTU, t.MAC, err)
 	}
 	differs, err := checksumDiffers(t)

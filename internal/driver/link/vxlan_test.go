@@ -137,3 +137,21 @@ func features(t *testing.T, want string) {
 		}
 	}
 }
+
+// A change in place costs no packet: what stands on the link is not forgotten.
+func TestNeighboursOutliveChanges(t *testing.T) {
+	drivertest.Namespace(t)
+	f := drivertest.FabricOf(1)
+	d, want := link.New(f.Owner), f.Local()
+	drivertest.MustApply(t, d, want)
+	drivertest.Run(t, "ip neigh add 10.5.7.0 lladdr 02:00:00:00:00:07 dev flannel.1 nud permanent")
+	drivertest.Run(t, "ip link set flannel.1 alias lost")
+	drivertest.Run(t, "ip link set flannel.1 alias ''") // as plain flannel's
+	drivertest.MustApply(t, d, want)
+	want.Links[0].MTU = 1300
+	drivertest.MustApply(t, d, want)
+	drivertest.MustBeDone(t, d, want)
+	if out := drivertest.Output(t, "ip neigh show dev flannel.1 nud permanent"); !strings.Contains(out, "10.5.7.0") {
+		t.Errorf("the neighbour is gone: %q", out)
+	}
+}
