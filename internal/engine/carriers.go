@@ -172,6 +172,9 @@ func (e *Engine) follow(p *passed) {
 	if now := c.told; now.Phase != e.phase.Phase || now.Config != e.phase.Config || now.Carrier != e.phase.Carrier {
 		first := e.phase == (transit.State{})
 		e.phase = now
+		if !first && now.Phase == transit.Steady {
+			e.Doubt() // what nothing needs any more is in no part
+		}
 		if !first || now.Phase != transit.Steady {
 			e.cfg.Log.Info("change of the network config", "phase", now.Phase, "carrier", now.Carrier, "config", now.Config, "why", now.Why)
 			e.cfg.Event("config", e.base.Change.String())
