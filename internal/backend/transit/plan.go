@@ -49,14 +49,29 @@ type Plan struct {
 	Receive []Carrier
 	// Publish is what other hosts are to know, the primary first.
 	Publish []Listing
-	// Send are the wires that packets may leave by, the preferred first.
-	Send []string
+	// Target is the wire to send by wherever that may be, Send those that packets
+	// may leave by.
+	Target string
+	Send   []string
 	// Guess is the wire of hosts that have no record, by what their lease says.
 	Guess map[Mark]string
 	// Idle is Situation.Idle of the next plan, Wake when that has to be made.
 	Idle  map[string]time.Time
 	Wake  time.Time
 	State State
+}
+
+// ways are those by which a host may be sent to that receives by says, its
+// primary first, in the order to try them in. All hosts prefer one: a host that
+// has no room for another is left by the others as soon as possible.
+func (p Plan) ways(says []string) []string {
+	var out []string
+	for _, w := range append([]string{p.Target}, says...) {
+		if slices.Contains(says, w) && slices.Contains(p.Send, w) && !slices.Contains(out, w) {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // Listing is an entry of the record to be.
@@ -124,6 +139,7 @@ func Next(s Situation) Plan {
 	p.own = cmp.Or(p.shown.primary(), p.held.primary())
 	p.choose()
 	p.receive()
+	p.agree()
 	p.send()
 	p.publish()
 	p.idle()
@@ -263,6 +279,28 @@ func (p *planner) choose() {
 	}
 }
 
+// agree finds another carrier to move to, as long as this host has no room for
+// the one wanted: one that all receive by, and the same on every host that sees
+// the same picture. When all use that, the rest can go.
+func (p *planner) agree() {
+	if p.has(p.target) {
+		return
+	}
+	votes := map[string]int{p.own: 1}
+	for _, g := range p.groups {
+		if says := p.says(g); len(says) > 0 {
+			votes[says[0].wire] += g.size
+		}
+	}
+	p.target = p.own
+	most := 0
+	for _, w := range slices.Sorted(slices.Values(p.wires())) {
+		if p.everyone(w) && votes[w]+1 > most {
+			p.target, most = w, votes[w]+1
+		}
+	}
+}
+
 // receive finds the carriers to receive by. What others may send by stays, and
 // so does what was published; others come as far as there is room.
 func (p *planner) receive() {
@@ -340,17 +378,12 @@ func (p *planner) send() {
 			said = append(said, r)
 		}
 	}
-	wires := []string{p.target, p.own, p.Config.Wire.Name}
-	for _, c := range p.out.Receive {
-		wires = append(wires, c.Wire.Name)
-	}
-	for _, w := range wires {
-		allowed := p.has(w) && !slices.Contains(p.out.Send, w) &&
-			!slices.ContainsFunc(said, func(r *Record) bool { return !r.sends(w) })
-		if allowed {
+	for _, w := range p.wires() {
+		if !slices.ContainsFunc(said, func(r *Record) bool { return !r.sends(w) }) {
 			p.out.Send = append(p.out.Send, w)
 		}
 	}
+	p.out.Target = p.target
 }
 
 // publish finds what to tell others.
@@ -389,10 +422,20 @@ func (p *planner) rank(wire, primary string) int {
 	return 1
 }
 
-// needed says whether there are hosts that only wire leads to.
+// needed says whether there are hosts that wire is to lead to.
 func (p *planner) needed(wire string) bool {
 	return slices.ContainsFunc(p.groups, func(g *group) bool {
-		return p.receives(g, wire) && !p.receives(g, p.target)
+		var says []string
+		for _, s := range p.says(g) {
+			if p.has(s.wire) {
+				says = append(says, s.wire)
+			}
+		}
+		ways := p.out.ways(says)
+		if len(ways) == 0 { // none that this host has spoken of so far
+			ways = says
+		}
+		return len(ways) > 0 && ways[0] == wire
 	})
 }
 
@@ -446,7 +489,7 @@ func (p *planner) describe() {
 	switch {
 	case p.blocked != nil:
 		s.Phase, s.Why = Blocked, p.blocked.Error()+": restart flanneld on every host"
-	case p.target != c:
+	case slices.ContainsFunc(p.groups, p.holds):
 		s.Phase, s.Why = Held, fmt.Sprintf("on %s by %s: restart it with the new config, or remove it", p.target, p.holders())
 	case !p.Placed[c] && !p.shown.lists(c) && !p.held.lists(c) && p.own != "":
 		s.Phase = Preparing

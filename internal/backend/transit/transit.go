@@ -54,7 +54,7 @@ func (b *Backend) Key() string {
 	for _, m := range b.members {
 		fmt.Fprintf(&out, "%s %s %s\n", m.Wire.Name, m.Carrier.Backend.Type, m.Carrier.Backend.Options)
 	}
-	fmt.Fprintln(&out, b.plan.Send, b.plan.Guess)
+	fmt.Fprintln(&out, b.plan.Target, b.plan.Send, b.plan.Guess)
 	return out.String()
 }
 
@@ -238,9 +238,9 @@ func (b *Backend) Send(self lease.Lease, n facts.Node, p lease.Lease) (state.Set
 
 // first is what the first carrier makes of p that reaches it.
 func (b *Backend) first(self lease.Lease, n facts.Node, p lease.Lease, says []string) (out state.Set, wire string, why error) {
-	for _, w := range b.plan.Send {
+	for _, w := range b.plan.ways(says) {
 		m, ok := b.member(w)
-		if !ok || !slices.Contains(says, w) {
+		if !ok {
 			continue
 		}
 		r := b.record(p.Offer)
