@@ -35,6 +35,8 @@ type world struct {
 	startup *startup
 
 	log *slog.Logger
+	// moved is told which addresses this host has; nil: nobody asks.
+	moved func(has func(netip.Addr) bool)
 
 	snapshot atomic.Pointer[lease.Snapshot]
 	node     *facts.Node              // the last that Node returned
@@ -128,6 +130,9 @@ func (w *world) host(ctx context.Context, families []addr.Family) (facts.Node, e
 	if err != nil {
 		return facts.Node{}, fmt.Errorf("read links: %w", err)
 	}
+	if w.moved != nil {
+		w.moved(func(a netip.Addr) bool { return a.IsLoopback() || hasAddress(links, a) })
+	}
 	forwards, err := probe.Forwarding(ctx, links)
 	if err != nil {
 		return facts.Node{}, err
@@ -135,6 +140,12 @@ func (w *world) host(ctx context.Context, families []addr.Family) (facts.Node, e
 	n, err := w.uplink(ctx, links, families)
 	n.HostID, n.Forwards, n.FastPath = w.hostID, forwards, w.ability()
 	return n, err
+}
+
+func hasAddress(links []facts.Link, a netip.Addr) bool {
+	return slices.ContainsFunc(links, func(l facts.Link) bool {
+		return slices.ContainsFunc(l.Addrs, func(have facts.Addr) bool { return have.Prefix.Addr() == a })
+	})
 }
 
 // survey reads the routes to all peers, and makes n the last node.

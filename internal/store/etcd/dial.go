@@ -86,7 +86,9 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := NewClient(&remote{config: config, files: files}, c.Prefix)
+	r := &remote{config: config, files: files, homes: &homes{}}
+	r.config.DialOptions = append(r.config.DialOptions, grpc.WithTransportCredentials(resident{files.credentials(), r.homes}))
+	client := NewClient(r, c.Prefix)
 	client.warning, client.servers = c.plaintext(), strings.Join(c.Endpoints, ", ")
 	return client, nil
 }
@@ -109,12 +111,11 @@ func (c ClientConfig) checked() (clientv3.Config, *secure, error) {
 	case c.Password != "" && c.Username == "":
 		return clientv3.Config{}, nil, errUser
 	}
-	dial := []grpc.DialOption{grpc.WithConnectParams(redial())}
 	var files *secure
 	if config != nil && !c.speaks("http://") {
 		files = &secure{config: c, good: config}
-		dial = append(dial, grpc.WithTransportCredentials(files))
 	}
+	dial := []grpc.DialOption{grpc.WithConnectParams(redial()), grpc.WithTransportCredentials(files.credentials())}
 	return clientv3.Config{
 		Endpoints:            c.Endpoints,
 		TLS:                  config,
@@ -140,6 +141,7 @@ func redial() grpc.ConnectParams {
 type remote struct {
 	config clientv3.Config
 	files  *secure // nil without TLS
+	homes  *homes
 
 	mu     sync.Mutex
 	client *clientv3.Client

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 var (
@@ -76,6 +77,14 @@ type secure struct {
 	mu      sync.Mutex
 	good    *tls.Config // the last that could be read
 	problem error       // of the newest connection; nil: none
+}
+
+// credentials are s as gRPC wants it; without TLS, those of plain connections.
+func (s *secure) credentials() credentials.TransportCredentials {
+	if s == nil {
+		return insecure.NewCredentials()
+	}
+	return s
 }
 
 // ClientHandshake implements credentials.TransportCredentials.

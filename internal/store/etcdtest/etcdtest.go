@@ -106,6 +106,14 @@ type Proxy struct {
 	target string
 	cut    bool
 	conns  map[net.Conn]struct{}
+	count  int // of connections so far
+}
+
+// Accepted is how many connections came through.
+func (p *Proxy) Accepted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
 }
 
 // Proxy starts a link to s; it ends with the test.
@@ -189,6 +197,7 @@ func (p *Proxy) hold(conns ...net.Conn) bool {
 	for _, c := range conns {
 		p.conns[c] = struct{}{}
 	}
+	p.count++
 	return true
 }
 
