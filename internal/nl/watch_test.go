@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -220,4 +221,52 @@ func FuzzRuleNotifications(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_ = nl.VisitRules(nl.RuleVisitor{Changed: func(nl.RuleChange) {}, Committed: func(nl.Commit) {}}, b)
 	})
+}
+
+// BenchmarkForeignRule is what each rule of a proxy's transactions costs this
+// process.
+func BenchmarkForeignRule(b *testing.B) {
+	drivertest.Namespace(b)
+	if _, err := exec.LookPath("nft"); err != nil {
+		b.Skipf("needs nft: %v", err)
+	}
+	s, err := nl.SubscribeRules()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	const portion = 1000
+	var lines strings.Builder
+	lines.WriteString("table ip proxy {\nchain c {\n")
+	for i := range portion {
+		fmt.Fprintf(&lines, "ip saddr 192.0.2.1 tcp dport %d counter accept\n", i+1)
+	}
+	lines.WriteString("}\n}\n")
+	file := filepath.Join(b.TempDir(), "rules")
+	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	stopped := make(chan int)
+	go func() {
+		n := 0
+		v := nl.RuleVisitor{Changed: func(nl.RuleChange) { n++ }, Committed: func(nl.Commit) {}}
+		for ctx.Err() == nil {
+			if err := s.Receive(ctx, v); err != nil && ctx.Err() == nil {
+				b.Error(err)
+				break
+			}
+		}
+		stopped <- n
+	}()
+	before, made := cpu(b), 0
+	b.ResetTimer()
+	for ; made < b.N; made += portion {
+		drivertest.Run(b, "nft -f "+file+"\nnft delete table ip proxy")
+	}
+	b.StopTimer()
+	cancel()
+	n := <-stopped
+	b.ReportMetric(float64(cpu(b)-before)/float64(made), "cpu-ns/op")
+	b.ReportMetric(float64(n)/float64(made), "seen/op")
 }

@@ -66,10 +66,10 @@ func watchRules(t *testing.T) (*log, *probe.Children) {
 }
 
 // settleRules waits until all that happened so far has been told: notifications
-// come in order. It returns what was told since, but for the mark.
+// come in order. It returns what was told since the last time, but for marks.
 func settleRules(t *testing.T, l *log) []probe.Change {
 	t.Helper()
-	before := l.count()
+	before, start := l.seen, l.count()
 	isMark := func(c probe.Change) bool { return strings.HasPrefix(c.By, "mark (process ") }
 	marked := -1
 	until(t, "mark", func() bool {
@@ -77,8 +77,9 @@ func settleRules(t *testing.T, l *log) []probe.Change {
 			marked = n
 			shell(t, "PATH=$MARK:$PATH; mark 'add table ip marks; delete table ip marks'")
 		}
-		return slices.ContainsFunc(l.since(before), isMark)
+		return slices.ContainsFunc(l.since(start), isMark)
 	})
+	l.seen = l.count()
 	return slices.DeleteFunc(l.since(before), isMark)
 }
 
@@ -179,6 +180,7 @@ func TestWatchRulesOfOurOwn(t *testing.T) {
 		before := l.count()
 		shell(t, "nft flush ruleset")
 		until(t, "news of the flush", func() bool { return l.count() > before })
+		settleRules(t, l)
 	}
 }
 
