@@ -20,9 +20,10 @@ const (
 // doubts are what bells said since they were last answered. They are safe for
 // concurrent use.
 type doubts struct {
-	mu  sync.Mutex
-	all doubt
-	of  map[state.Key]doubt
+	mu   sync.Mutex
+	all  doubt
+	rest doubt // about kinds without a scope
+	of   map[state.Key]doubt
 }
 
 // doubt is who may have changed something, and since when that is known.
@@ -74,6 +75,13 @@ func (d *doubts) ring(by string, at time.Time) {
 	d.all = d.all.and(accuse(by, at))
 }
 
+// tell notes a doubt about what drivers without a scope look after.
+func (d *doubts) tell(by string, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rest = d.rest.and(accuse(by, at))
+}
+
 // suspect notes a doubt about one object. False: there are too many of them, it
 // is a doubt about all.
 func (d *doubts) suspect(k state.Key, by string, at time.Time) bool {
@@ -90,9 +98,9 @@ func (d *doubts) suspect(k state.Key, by string, at time.Time) bool {
 	return true
 }
 
-// take hands over the suspects, and the doubt about all if that is to be
-// answered, too.
-func (d *doubts) take(all bool) told {
+// take hands over the suspects, the doubt about all if that is to be answered,
+// too, and that about the rest.
+func (d *doubts) take(all, rest bool) told {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	t := told{of: d.of}
@@ -100,19 +108,25 @@ func (d *doubts) take(all bool) told {
 	if all {
 		t.all, d.all = d.all, doubt{}
 	}
+	if all || rest {
+		t.rest, d.rest = d.rest, doubt{}
+	}
 	return t
 }
 
 // told is what a pass was told.
 type told struct {
-	all doubt
-	of  map[state.Key]doubt
+	all, rest doubt
+	of        map[state.Key]doubt
 }
 
-// about is what was told about an object.
-func (t told) about(k state.Key) doubt {
+// about is what was told about an object, of a kind with a scope or without.
+func (t told) about(k state.Key, scoped bool) doubt {
 	if d, ok := t.of[k]; ok {
 		return d
 	}
-	return t.all
+	if scoped {
+		return t.all
+	}
+	return t.rest.and(t.all)
 }

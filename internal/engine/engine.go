@@ -135,6 +135,13 @@ const (
 // data.
 func (e *Engine) Ring() { e.ring(wakeFacts) }
 
+// RingBy is Ring for what was changed from outside, rules for example: it says for
+// people who did it, "" if that is not known.
+func (e *Engine) RingBy(by string) {
+	e.doubts.tell(by, time.Now())
+	e.Ring()
+}
+
 // NewPicture asks for a pass soon, because of a new picture of the store alone.
 func (e *Engine) NewPicture() { e.ring(wakePicture) }
 

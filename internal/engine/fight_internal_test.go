@@ -138,7 +138,7 @@ func TestDoubtsAreBounded(t *testing.T) {
 		d.ring(fmt.Sprintf("process %d %s", i, strings.Repeat("ü", 300)), start().Add(time.Duration(i)))
 	}
 	d.ring("", start().Add(time.Hour))
-	told := d.take(true)
+	told := d.take(true, true)
 	if by := told.all.String(); len(by) > 1000 || !strings.HasPrefix(by, "one of: process 0 ") || !told.all.since.Equal(start()) {
 		t.Errorf("since %s: %s", told.all.since, by)
 	}
@@ -150,11 +150,11 @@ func TestDoubtsAreBounded(t *testing.T) {
 	if d.suspect(routeTo(suspectLimit).Key(), "zebra", start()) || !d.suspect(routeTo(1).Key(), "ip", start()) {
 		t.Error("suspects are not bounded, or one is not known again")
 	}
-	part := d.take(false)
-	if len(part.of) != suspectLimit || part.about(routeTo(1).Key()).String() != "ip" || !part.all.since.IsZero() {
+	part := d.take(false, false)
+	if len(part.of) != suspectLimit || part.about(routeTo(1).Key(), true).String() != "ip" || !part.all.since.IsZero() {
 		t.Errorf("%d suspects, %+v", len(part.of), part.all)
 	}
-	if rest := d.take(true); rest.about(routeTo(9).Key()).String() != "zebra" {
+	if rest := d.take(true, true); rest.about(routeTo(9).Key(), true).String() != "zebra" {
 		t.Errorf("%+v", rest)
 	}
 }

@@ -219,7 +219,7 @@ func (e *Engine) execute(ctx context.Context, p *passed) {
 	if !m.known || trust && !m.trusted || !p.host.equal(m.host) {
 		p.whole, p.proof = true, false
 	}
-	p.told = e.doubts.take(p.whole)
+	p.told = e.doubts.take(p.whole, p.why&(wakeFacts|wakeTick) != 0)
 	if !e.scope(p) {
 		p.whole, p.proof = true, false
 	}

@@ -132,7 +132,7 @@ func (e *Engine) each(p *passed) func(reconcile.Result) {
 
 func (e *Engine) repaired(p *passed, r reconcile.Result) {
 	k := r.Object.Key()
-	told := p.told.about(k)
+	told := p.told.about(k, e.scoped[k.Kind])
 	if k.Kind == state.KindFile || k.Kind == state.KindSysctl {
 		told = doubt{} // no bell rings for them
 	}

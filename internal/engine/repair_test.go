@@ -123,14 +123,18 @@ func TestRepairsOfAllSorts(t *testing.T) {
 			for k := range r.mem[state.KindFile].Have() {
 				r.mem[state.KindFile].Steal(k)
 			}
+			r.RingBy("nft (process 9)")
 			wait(resync)
 			r.mem[state.KindNeighbour].Put(state.Neighbour{Link: "flannel.1", IP: netip.MustParseAddr("10.5.99.0")})
 			r.DoubtBy("nobody else")
 			wait(time.Second)
 			for kind, text := range map[state.Kind]string{
-				state.KindFilter: "it was gone", state.KindSysctl: "= 77", state.KindFile: "it was gone",
+				state.KindFilter: "it was gone; done by nft (process 9)", state.KindSysctl: "= 77", state.KindFile: "bytes): it was gone",
 				state.KindNeighbour: "removed neighbour 10.5.99.0 lladdr 00:00:00:00:00:00 dev flannel.1: it does not belong there; done by nobody else",
 			} {
+				if c := r.Summary().Pass.Repairs["filter"]; c.Took > time.Second {
+					t.Errorf("timed from before the bell: %s", c.Took)
+				}
 				if r.found(kind) != 1 || len(r.told(text)) == 0 {
 					t.Errorf("%s: %d found, events %q", kind, r.found(kind), r.told(text))
 				}
