@@ -156,6 +156,21 @@ bench-mesh: build ## many daemons join one etcd at once, some leave and return, 
 
 N ?= 200
 
+.PHONY: outage
+outage: build ## what flanneld does while etcd is out of reach, as root: a table [LENGTH=60s KINDS=killed,slow BACKEND=vxlan]
+	@./scripts/deps.sh run
+	@./scripts/asroot.sh $(BIN)/lab outage --length $(LENGTH) --kinds '$(KINDS)' --backend '$(BACKEND)'
+
+LENGTH ?= 60s
+KINDS ?=
+
+.PHONY: restarts
+restarts: build ## what packets lose by restarts, upgrades, take-over from flannel and back, as root: a table
+	@./scripts/deps.sh run
+	@mkdir -p $(BIN)/upgraded
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=upgraded' -o $(BIN)/upgraded/flanneld ./cmd/flanneld
+	@./scripts/asroot.sh $(BIN)/lab restart --upgraded $(BIN)/upgraded/flanneld
+
 .PHONY: bench-go
 bench-go: ## Go benchmarks, as root
 	$(GO) test $(ASROOT) -run '^$$' -bench . -benchmem ./...

@@ -64,6 +64,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"certify":      command(false, certify),
 		"reboot":       command(false, reboot),
 		"quiet":        command(false, quiet),
+		"handback":     command(false, handBack),
 		"expire":       command(false, expire),
 	}
 }
@@ -174,6 +175,11 @@ func replace(ctx context.Context, s *stage, c call) error {
 	return s.each(names, func(h *lab.Host) error {
 		return errors.Join(h.Replace(ctx), h.Start(context.Background(), args...))
 	})
+}
+
+// handback HOST: plain flannel starts again where flanneld took over.
+func handBack(ctx context.Context, s *stage, c call) error {
+	return s.each(c.args, func(h *lab.Host) error { return h.HandBack(ctx) })
 }
 
 // upgrade HOSTS…: the next start runs another version of flanneld.

@@ -85,7 +85,7 @@ func (f *Fabric) Configure(ctx context.Context) error {
 }
 
 func (e *Etcd) serve(ctx context.Context) error {
-	cmd := e.Node.Command(ctx, e.command...)
+	cmd := e.Command(ctx, e.command...)
 	var diag strings.Builder
 	cmd.Stderr = &diag
 	ready, err := cmd.StdoutPipe()

@@ -47,8 +47,8 @@ func (r *replay) start(ctx context.Context) error {
 
 // restart is what flannel does on a host that has its device, lease and rules
 // from before, as the recordings of a restart show: it writes its lease and file
-// again, keeps a device that is as it wants it, replaces its rules in one
-// transaction, and enters all peers again.
+// again, keeps a device that is as it wants it, replaces nftables rules in one
+// transaction, leaves iptables rules that are there, and enters all peers again.
 func (r *replay) restart(ctx context.Context) error {
 	if err := r.host.fabric.Etcd.putLease(ctx, r.trace.lease(), 24*time.Hour); err != nil {
 		return err

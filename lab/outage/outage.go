@@ -204,15 +204,15 @@ func follows(ctx context.Context, h *lab.Host) error {
 	}
 	var s struct {
 		Store struct {
-			Synced bool
-			Error  string
+			LastKnownGood bool
+			Error         string
 		}
 		Lease struct{ State string }
 	}
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
 		return fmt.Errorf("status of %s: %w", h.Name, err)
 	}
-	if !s.Store.Synced || s.Store.Error != "" || s.Lease.State != "held" {
+	if s.Store.LastKnownGood || s.Store.Error != "" || s.Lease.State != "held" {
 		return fmt.Errorf("%s: lease %s, %s", h.Name, s.Lease.State, s.Store.Error)
 	}
 	return nil

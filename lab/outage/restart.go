@@ -165,38 +165,11 @@ func witnessed(ctx context.Context, f *lab.Fabric, do func(context.Context, *lab
 	if err != nil {
 		return row, err
 	}
-	var (
-		flows   []*lab.Flow
-		streams []*lab.Stream
-	)
-	for _, w := range f.Ways() {
-		if w.From.Host == h {
-			continue // a flow has both directions
-		}
-		flow, err := lab.StartFlow(context.WithoutCancel(ctx), w, rate)
-		if err != nil {
-			return row, err
-		}
-		stream, err := lab.StartStream(context.WithoutCancel(ctx), w)
-		if err != nil {
-			return row, err
-		}
-		flows, streams = append(flows, flow), append(streams, stream)
+	l, err := startLoad(ctx, f.Ways(), h)
+	if err != nil {
+		return row, err
 	}
-	err = errors.Join(pause(ctx, away), do(ctx, h), pause(ctx, settle))
-	for _, s := range streams {
-		if s.Stop() != nil {
-			row.Resets++
-		}
-	}
-	for _, flow := range flows {
-		ways, stopped := flow.Stop(ctx)
-		err = errors.Join(err, stopped)
-		for _, w := range ways {
-			row.Sent += w.Sent
-			row.Lost += w.Lost
-		}
-	}
+	err = errors.Join(pause(ctx, away), do(ctx, h), pause(ctx, settle), l.stop(ctx, &row))
 	row.Removed = ear.removed(ctx)
 	after, lookErr := h.Devices(ctx)
 	for name, index := range before {
@@ -205,6 +178,51 @@ func witnessed(ctx context.Context, f *lab.Fabric, do func(context.Context, *lab
 		}
 	}
 	return row, errors.Join(err, lookErr)
+}
+
+// load is what goes between containers meanwhile.
+type load struct {
+	flows   []*lab.Flow
+	streams []*lab.Stream
+}
+
+// startLoad starts a flow in both directions, and a connection, for every way to
+// the containers of h.
+func startLoad(ctx context.Context, ways []lab.Way, h *lab.Host) (l load, err error) {
+	for _, w := range ways {
+		if w.From.Host == h {
+			continue // a flow has both directions
+		}
+		flow, err := lab.StartFlow(context.WithoutCancel(ctx), w, rate)
+		if err != nil {
+			return l, err
+		}
+		stream, err := lab.StartStream(context.WithoutCancel(ctx), w)
+		if err != nil {
+			return l, err
+		}
+		l.flows, l.streams = append(l.flows, flow), append(l.streams, stream)
+	}
+	return l, nil
+}
+
+// stop counts into row.
+func (l load) stop(ctx context.Context, row *Restart) error {
+	for _, s := range l.streams {
+		if s.Stop() != nil {
+			row.Resets++
+		}
+	}
+	var errs []error
+	for _, flow := range l.flows {
+		ways, err := flow.Stop(ctx)
+		errs = append(errs, err)
+		for _, w := range ways {
+			row.Sent += w.Sent
+			row.Lost += w.Lost
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ear hears what is deleted in a host's kernel.

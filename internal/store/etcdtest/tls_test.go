@@ -75,9 +75,15 @@ func (a *authority) write(t *testing.T, name, kind string, der []byte) {
 // issue writes name.pem and name-key.pem.
 func (a *authority) issue(t *testing.T, name string) (cert, key string) {
 	t.Helper()
+	return a.issueFor(t, name, time.Hour)
+}
+
+// issueFor writes a certificate that ends after life.
+func (a *authority) issueFor(t *testing.T, name string, life time.Duration) (cert, key string) {
+	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
@@ -140,5 +146,64 @@ func TestTLS(t *testing.T) {
 				t.Errorf("error %v does not say what was read", err)
 			}
 		})
+	}
+}
+
+// TestReplacedFiles: certificates are replaced under a running client, which
+// says what is wrong with those it has.
+func TestReplacedFiles(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	cert, key := a.issue(t, "server")
+	server := etcdtest.Start(t, etcdtest.Options{CertFile: cert, KeyFile: key, CAFile: a.path("ca.pem")})
+	link := server.Proxy(t)
+	mine := t.TempDir()
+	file := func(name string) string { return filepath.Join(mine, name) }
+	put := func(from *authority, life time.Duration) {
+		t.Helper()
+		cert, key := from.issueFor(t, "client", life)
+		for name, path := range map[string]string{"ca.pem": from.path("ca.pem"), "cert.pem": cert, "key.pem": key} {
+			text, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(file(name), text, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(other, time.Hour)
+	admin := etcd.NewAdmin(dial(t, etcd.ClientConfig{
+		Endpoints: []string{strings.Replace(link.Endpoint(), "http:", "https:", 1)}, Prefix: "/net",
+		CAFile: file("ca.pem"), CertFile: file("cert.pem"), KeyFile: file("key.pem"),
+	}))
+	ask := func() error {
+		_, _, err := admin.Config(t.Context())
+		return err
+	}
+	for _, step := range []struct {
+		name, says string // "": works
+		change     func()
+	}{
+		{"of another authority", "unknown authority", func() {}},
+		{"replaced", "", func() { put(a, time.Hour) }},
+		{"damaged", "", func() {
+			if err := os.WriteFile(file("ca.pem"), []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"ended", "cert.pem ended at", func() { put(a, -time.Minute) }},
+		{"renewed", "", func() { put(a, time.Hour) }},
+	} {
+		step.change()
+		link.Cut() // only a new connection looks at the files
+		link.Heal()
+		var err error
+		within(t, 20*time.Second, step.name, func() bool {
+			err = ask()
+			return (err == nil) == (step.says == "")
+		})
+		if err != nil && !strings.Contains(err.Error(), step.says) {
+			t.Errorf("%s: error %v does not say %q", step.name, err, step.says)
+		}
 	}
 }
