@@ -3,6 +3,7 @@ package facts
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 )
@@ -44,12 +45,17 @@ func (l Link) follow(f addr.Family, had netip.Addr, fixed bool) (netip.Addr, boo
 	if !ok {
 		return had, l.has(had)
 	}
-	for _, a := range l.usable(f) {
-		if a.Prefix.Addr() == had && had.IsLinkLocalUnicast() == best.IsLinkLocalUnicast() {
-			return had, true
-		}
+	if had.IsLinkLocalUnicast() != best.IsLinkLocalUnicast() {
+		return best, true
+	}
+	if l.has(had) && !l.deprecates(had) || l.deprecates(best) && l.has(had) {
+		return had, true
 	}
 	return best, true
+}
+
+func (l Link) deprecates(a netip.Addr) bool {
+	return slices.ContainsFunc(l.Addrs, func(x Addr) bool { return x.Prefix.Addr() == a && x.Deprecated })
 }
 
 // Hold is prev as it was last known, with what still is of its uplink, and a

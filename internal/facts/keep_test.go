@@ -83,6 +83,14 @@ func TestKeep(t *testing.T) {
 			byRoute, deprecated(uplink("198.51.100.1/24", "2001:db8::1/64"), "2001:db8::1"),
 			ips("198.51.100.1", "2001:db8::1"), ips("198.51.100.1", "2001:db8::1"),
 		},
+		"deprecated beside link-local": {
+			byRoute, deprecated(uplink("198.51.100.1/24", "fe80::1/64", "2001:db8::1/64"), "2001:db8::1"),
+			ips("198.51.100.1", "2001:db8::1"), ips("198.51.100.1", "2001:db8::1"),
+		},
+		"deprecated, the former of two": {
+			byRoute, deprecated(deprecated(uplink("198.51.100.1/24", "fe80::1/64", "2001:db8::9/64", "2001:db8::1/64"), "2001:db8::1"), "2001:db8::9"),
+			ips("198.51.100.1", "2001:db8::1"), ips("198.51.100.1", "2001:db8::1"),
+		},
 		"deprecated with successor": {
 			byRoute, deprecated(uplink("198.51.100.1/24", "2001:db8::1/64", "2001:db8::2/64"), "2001:db8::1"),
 			ips("198.51.100.1", "2001:db8::2"), ips("198.51.100.1", "2001:db8::2"),

@@ -279,7 +279,8 @@ func (l Link) has(a netip.Addr) bool {
 func anyAddress(string) bool { return true }
 
 // best is the most durable usable address whose text is accepted; the first
-// of equals.
+// of equals. A deprecated address still is better than one that means nothing
+// beyond its link.
 func (l Link) best(f addr.Family, accept func(string) bool) (netip.Addr, bool) {
 	var found []Addr
 	for _, a := range l.usable(f) {
@@ -287,7 +288,16 @@ func (l Link) best(f addr.Family, accept func(string) bool) (netip.Addr, bool) {
 			found = append(found, a)
 		}
 	}
-	return mostDurable(found)
+	best, ok := mostDurable(found)
+	if ok && !best.IsLinkLocalUnicast() {
+		return best, true
+	}
+	for _, a := range l.Addrs {
+		if ip := a.Prefix.Addr(); ip.Is4() == (f == addr.IPv4) && a.Deprecated && ip.IsGlobalUnicast() && accept(ip.String()) {
+			return ip, true
+		}
+	}
+	return best, ok
 }
 
 // towards is the address that the kernel would choose for packets to next: one
