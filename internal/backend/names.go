@@ -57,10 +57,3 @@ func OtherName(owner state.Owner, want string) string {
 	sum := sha256.Sum256([]byte(owner.Instance + "/" + want))
 	return otherPrefix + hex.EncodeToString(sum[:otherDigits/2])
 }
-
-// WithIPv6 is the switch without which the device dev bears no IPv6 address: new
-// devices have that of net.ipv6.conf.default, and what sets that of all devices
-// takes the addresses of ours away.
-func WithIPv6(dev string) state.Sysctl {
-	return state.Sysctl{Path: "net/ipv6/conf/" + dev + "/disable_ipv6", Value: "0", Link: dev, Optional: true}
-}

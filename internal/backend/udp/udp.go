@@ -119,11 +119,9 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 	}
 	dev := u.device(n)
 	s := state.Set{
-		MTU:   mtu,
-		Links: []state.Link{{Name: dev, Type: state.LinkTUN, MTU: mtu}},
-		// A router advertisement from inside the fabric must never become this
-		// host's default route.
-		Sysctls: []state.Sysctl{{Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "0", Link: dev, Optional: true}},
+		MTU:     mtu,
+		Links:   []state.Link{{Name: dev, Type: state.LinkTUN, MTU: mtu}},
+		Sysctls: backend.Switches(dev, u.families...),
 	}
 	t := state.Tunnel{Link: dev, Port: u.port, Plain: u.plain}
 	for _, f := range u.families {
@@ -133,9 +131,6 @@ func (u *udp) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		subnet := self.Subnets.At(f)
 		s.Addresses = append(s.Addresses, state.Address{Link: dev, Prefix: addr.Single(subnet.Addr())})
 		s.Routes = append(s.Routes, state.Route{Dst: u.networks.At(f), Link: dev})
-		if f == addr.IPv6 {
-			s.Sysctls = append(s.Sysctls, backend.WithIPv6(dev))
-		}
 		t.Source.Put(f, source(f, n))
 		t.Local.Put(f, subnet)
 	}

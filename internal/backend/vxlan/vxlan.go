@@ -161,14 +161,7 @@ func (v *vxlan) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 		s.Addresses = append(s.Addresses, state.Address{
 			Link: dev, Prefix: addr.Single(self.Subnets.At(f).Addr()),
 		})
-		// A router advertisement from inside the fabric must never become
-		// this host's default route.
-		s.Sysctls = append(s.Sysctls, state.Sysctl{
-			Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "0", Link: dev, Optional: true,
-		})
-		if f == addr.IPv6 {
-			s.Sysctls = append(s.Sysctls, backend.WithIPv6(dev))
-		}
+		s.Sysctls = append(s.Sysctls, backend.Switches(dev, f)...)
 		// The smallest family rules: containers have one MTU for both.
 		if s.MTU == 0 || mtu < s.MTU {
 			s.MTU = mtu

@@ -90,13 +90,18 @@ func (d *Driver) statusOnce(ctx context.Context) (tunnel.Status, error) {
 func (d *Driver) start(ctx context.Context) (*conversation, error) {
 	ctx, cancel := context.WithTimeout(ctx, effort)
 	defer cancel()
-	old, err := d.meet(ctx)
-	if err == nil && d.fault(old.Hello()) == "" {
+	var old *conversation
+	var err error
+	if !d.silent {
+		old, err = d.meet(ctx)
+	}
+	if err == nil && old != nil && d.fault(old.Hello()) == "" {
 		return old, nil
 	}
 	if unreachable(err) && !errors.Is(err, tunnel.ErrNoForwarder) {
 		return nil, err
 	}
+	d.silent = false // or the next to be told would be replaced, too
 	var c *tunnel.Client
 	if old != nil {
 		old.left.Store(true)

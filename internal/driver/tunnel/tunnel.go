@@ -30,8 +30,9 @@ import (
 
 const (
 	// patience is how long a forwarder may take for one answer. What is slower
-	// hangs, and would hold up all other kinds.
-	patience = 5 * time.Second
+	// hangs, and would hold up all other kinds. One that is only slow loses no
+	// packet: it hands over to its successor.
+	patience = 3 * time.Second
 	// effort is how long it may take to end a forwarder that hangs, and to
 	// start another.
 	effort = 20 * time.Second
@@ -55,6 +56,9 @@ type Driver struct {
 	// open is kept between passes to notice the forwarder's end, and for
 	// nothing else; nil: there was none.
 	open *conversation
+	// silent: the forwarder of the last plan did not answer. It is not asked
+	// twice: each time would hold up the pass.
+	silent bool
 }
 
 // New makes a driver.
@@ -117,6 +121,7 @@ func (d *Driver) Plan(ctx context.Context, want *state.Set) ([]reconcile.Change,
 // nothing either that anybody could rely on: it is there, and in the way.
 func (d *Driver) read(ctx context.Context, want *state.Set) (picture, error) {
 	st, err := d.status(ctx)
+	d.silent = false
 	link := "" // of a forwarder that does not say
 	if len(want.Tunnels) > 0 {
 		link = want.Tunnels[0].Link
@@ -129,6 +134,7 @@ func (d *Driver) read(ctx context.Context, want *state.Set) (picture, error) {
 	case unreachable(err):
 		return picture{}, err
 	case err != nil:
+		d.silent = true
 		silent := found{Tunnel: state.Tunnel{Link: link}, fault: err.Error()}
 		return picture{tunnels: map[string]found{link: silent}}, nil //nolint:nilerr // it is the finding
 	}

@@ -318,7 +318,11 @@ func TestHangingForwarder(t *testing.T) {
 			if wanted {
 				want = f.With(3)
 			}
+			began := time.Now()
 			drivertest.MustApply(t, d, want)
+			if took := time.Since(began); wanted && took > 10*time.Second {
+				t.Errorf("it took %s: it was asked more than twice", took)
+			}
 			drivertest.MustBeDone(t, d, want)
 			mustBeGone(t, first.PID)
 		})
