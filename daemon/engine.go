@@ -5,14 +5,18 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	backends "github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/backend/hostgw"
+	"github.com/flannel-ng/flannel-ng/internal/backend/transit"
 	drivers "github.com/flannel-ng/flannel-ng/internal/driver/all"
 	"github.com/flannel-ng/flannel-ng/internal/driver/file"
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/ipt"
@@ -22,6 +26,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/engine"
 	"github.com/flannel-ng/flannel-ng/internal/probe"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
+	"github.com/flannel-ng/flannel-ng/internal/report"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 	"github.com/flannel-ng/flannel-ng/internal/subnetenv"
 	"github.com/flannel-ng/flannel-ng/internal/traffic"
@@ -73,10 +78,25 @@ func newEngine(c Config, p *parts, w engine.World) *engine.Engine {
 			if err != nil {
 				c.Log.Debug("conditions are not known", "err", err)
 			}
-			return append(found, bridgeNetfilter(want)...)
+			found = append(found, bridgeNetfilter(want)...)
+			return append(found, strictUplink(p.engine.Summary())...)
 		},
 		Base: base(c, p.world),
 	})
+}
+
+// strictUplink warns that packets are lost while hosts go to host-gw or leave it:
+// on the uplink they come without a tunnel, while the answer still leaves by one.
+// The uplink's switch is the administrator's.
+func strictUplink(s report.Status) []string {
+	if s.Change.Phase == string(transit.Steady) || !slices.Contains(s.Change.Receives, hostgw.Type) {
+		return nil
+	}
+	if strict, err := probe.Strict(s.Uplink.Name); err != nil || !strict {
+		return nil
+	}
+	return []string{fmt.Sprintf("the uplink %s drops packets whose answer leaves by another link (rp_filter 1), as it does while "+
+		"hosts change their backend: sysctl -w net.ipv4.conf.%s.rp_filter=2 until that is done", s.Uplink.Name, s.Uplink.Name)}
 }
 
 // bridgeNetfilter warns that bridged packets pass no rules. Only a proxy or a

@@ -13,6 +13,7 @@ import (
 
 	"github.com/flannel-ng/flannel-ng/internal/backend"
 	"github.com/flannel-ng/flannel-ng/internal/backend/all"
+	"github.com/flannel-ng/flannel-ng/internal/backend/transit"
 	"github.com/flannel-ng/flannel-ng/internal/config"
 	"github.com/flannel-ng/flannel-ng/internal/ctl"
 )
@@ -36,8 +37,15 @@ func run(args []string) int {
 		Restore:      restore,
 		Cleanup:      takeOff,
 		CheckBackend: checkBackend,
+		Follow:       follow,
 		RouteTable:   "/proc/self/net/route",
 	}, args)
+}
+
+// follow is what daemons decide.
+func follow(was, is config.Network) (from, to string, err error) {
+	a, b, err := transit.Kit{Wire: all.Wire, New: all.New}.Follow(was, is)
+	return a.Wire.Name, b.Wire.Name, err
 }
 
 // checkBackend makes the backend as a daemon would, and lets it go. Whether a

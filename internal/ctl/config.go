@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -72,9 +73,10 @@ func (a *app) configSetCommand() *cobra.Command {
 		Use:   "set FILE|-",
 		Short: "Check a network config and store it",
 		Long: `Check a network config and store it, if it is valid and nobody else changed
-the stored one meanwhile. What changed is printed, with a warning if hosts will
-get other subnets by it. Daemons keep working by the config they started with
-until they are restarted.`,
+the stored one meanwhile. What changed is printed, and what hosts do about it:
+they go to another backend, port or VXLAN network while they run, without losing
+packets (docs/live-change.md), or keep working by the config that they have until
+they are restarted. There is a warning if hosts will get other subnets then.`,
 		Args: one("FILE, or - for standard input"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, err := a.read(args[0])
@@ -172,9 +174,14 @@ func writeConfig(w io.Writer, c checked) {
 
 // stored is the outcome of config set.
 type stored struct {
-	Stored   bool     `json:"stored"`
-	Changes  []change `json:"changes"`
-	Restart  bool     `json:"restart"` // daemons must be restarted to follow
+	Stored  bool     `json:"stored"`
+	Changes []change `json:"changes"`
+	Restart bool     `json:"restart"` // daemons must be restarted to follow
+	// From and To are how packets are carried, if daemons move from one to
+	// another; Why is why they need a restart.
+	From     string   `json:"from,omitempty"`
+	To       string   `json:"to,omitempty"`
+	Why      string   `json:"why,omitempty"`
 	Warnings []string `json:"warnings"`
 }
 
@@ -191,10 +198,23 @@ func (a *app) set(ctx context.Context, configs Configs, data []byte, c checked) 
 		out.Stored = true
 		was, before := meaning(old)
 		out.Changes = compare(was, c.Settings)
-		out.Restart = was != nil && len(out.Changes) > 0
+		if was != nil && len(out.Changes) > 0 {
+			a.follow(&out, before, c.network)
+		}
 		out.Warnings = append(out.Warnings, renumbering(before, c.network)...)
 	}
 	return a.show(out, func(w io.Writer) { writeStored(w, out) })
+}
+
+// follow says what hosts do about a change.
+func (a *app) follow(out *stored, was, is config.Network) {
+	from, to, err := a.Follow(was, is)
+	switch {
+	case err != nil:
+		out.Restart, out.Why = true, err.Error()
+	case from != to:
+		out.From, out.To = from, to
+	}
 }
 
 // meaning is what a stored config means. One that is not valid means nothing:
@@ -205,6 +225,11 @@ func meaning(data []byte) ([]setting, config.Network) {
 		return nil, config.Network{}
 	}
 	return settingsOf(n), n
+}
+
+// created: there was no valid config before.
+func (s stored) created() bool {
+	return !slices.ContainsFunc(s.Changes, func(c change) bool { return c.Was != "" })
 }
 
 func writeStored(w io.Writer, s stored) {
@@ -221,8 +246,14 @@ func writeStored(w io.Writer, s stored) {
 		}
 		table(w, rows)
 	}
-	if s.Restart {
-		put(w, "\nRestart flanneld on every host: each of these changes needs it.\n")
+	switch {
+	case s.Restart:
+		put(w, "\nRestart flanneld on every host: %s.\n", s.Why)
+	case s.To != "":
+		put(w, "\nRunning hosts move from %s to %s by themselves. Follow them with flannelctl status;\n"+
+			"to go back, store the former config again.\n", s.From, s.To)
+	case len(s.Changes) > 0 && !s.created():
+		put(w, "\nRunning hosts take this over by themselves.\n")
 	}
 	lines(w, "warnings", s.Warnings)
 }

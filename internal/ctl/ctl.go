@@ -46,6 +46,9 @@ type Env struct {
 	// CheckBackend checks the Backend object of a config by the rules of the
 	// backend that it names.
 	CheckBackend func(config.Network) (warnings []string, err error)
+	// Follow says how running daemons follow a change of the config: from one way
+	// to carry packets to another, if these differ; the error says why they do not.
+	Follow func(was, is config.Network) (from, to string, err error)
 	// RouteTable is the kernel's list of IPv4 routes: /proc/self/net/route.
 	RouteTable string
 }

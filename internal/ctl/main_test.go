@@ -41,6 +41,7 @@ func testEnv() ctl.Env {
 		Restore:      restoreFile,
 		Cleanup:      cleanupFile,
 		CheckBackend: checkBackend,
+		Follow:       follow,
 		RouteTable:   "routes",
 	}
 }
@@ -72,6 +73,14 @@ func cleanupFile(ctx context.Context, c ctl.Cleanup) (ctl.CleanupReport, error) 
 		c.Say(ctl.CleanupLine{Act: "released", Object: fmt.Sprint(released, reserved, err)})
 	}
 	return r.CleanupReport, nil
+}
+
+// follow needs a restart for another network.
+func follow(was, is config.Network) (from, to string, err error) {
+	if was.Pools != is.Pools {
+		return "", "", errors.New("the networks differ")
+	}
+	return was.Backend.Type + " there", is.Backend.Type + " there", nil
 }
 
 // checkBackend knows one backend with one rule and one doubt.

@@ -43,10 +43,12 @@ func facts(s report.Status, now time.Time) [][2]string {
 	out := [][2]string{
 		{"host id", s.HostID},
 		{"network", network(s.Network)},
-		{"carrier", carrier(s.Change)},
 		{"lease", ownLease(s.Lease, now)},
 		{"uplink", uplink(s.Uplink)},
 		{"store", storeLine(s.Store)},
+	}
+	if s.Change.Carrier != "" {
+		out = slices.Insert(out, 2, [2]string{"carrier", oneLine(s.Change.String())})
 	}
 	if s.Tunnel != nil {
 		out = append(out, [2]string{"tunnel", tunnel(*s.Tunnel)})
@@ -88,14 +90,6 @@ func network(n report.Network) string {
 		return "no config yet"
 	}
 	return fmt.Sprintf("%s, %s, %s, MTU %d", strings.Join(n.Networks, " "), n.Backend, n.Firewall, n.MTU)
-}
-
-// carrier is how packets travel, and how far a change of that is.
-func carrier(c report.Transit) string {
-	if c.Carrier == "" {
-		return "none yet"
-	}
-	return oneLine(c.String())
 }
 
 func ownLease(l report.Lease, now time.Time) string {

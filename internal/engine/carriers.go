@@ -171,7 +171,7 @@ func (e *Engine) follow(p *passed) {
 	e.base.Change = c.report(p.in)
 	if now := c.told; now.Phase != e.phase.Phase || now.Config != e.phase.Config || now.Carrier != e.phase.Carrier {
 		first := e.phase == (transit.State{})
-		e.phase = now
+		e.phase, e.lookedAt = now, time.Time{} // other conditions hold
 		if !first && now.Phase == transit.Steady {
 			e.Doubt() // what nothing needs any more is in no part
 		}

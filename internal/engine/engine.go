@@ -366,7 +366,7 @@ func (e *Engine) configure(raw []byte) (reason string) {
 	network, carrier, warnings, err := e.understand(raw)
 	if e.network != nil {
 		e.seen, e.warnings = slices.Clone(raw), nil
-		if err = e.change(network, carrier, err); err != nil {
+		if err = e.change(network, err); err != nil {
 			e.warn(err.Error())
 			return ""
 		}
@@ -404,20 +404,20 @@ func (e *Engine) setup(n config.Network) backend.Setup {
 	return backend.Setup{Options: n.Backend, Owner: e.cfg.Owner, Families: n.Families(), Networks: networksOf(n)}
 }
 
-// change follows a later config, or says why not.
-func (e *Engine) change(n config.Network, to transit.Carrier, err error) error {
-	now := e.carriers.config
-	solo := to.Wire.Name == "" || now.Wire.Name == ""
-	switch {
-	case err != nil:
+// change follows a later config, or says why not. That two carriers cannot stand
+// beside each other is seen when they should.
+func (e *Engine) change(n config.Network, err error) error {
+	if err != nil {
 		return fmt.Errorf("the network config in the store is now invalid, the running one stays: %w", err)
-	case n.Pools != e.network.Pools || solo && string(to.Backend.JSON()) != string(now.Backend.JSON()):
-		return errors.New("the network config in the store changed: restart flanneld to use it")
 	}
-	if to.Wire != now.Wire {
-		e.cfg.Event("config", "the network config now says "+to.Wire.Name+", was "+now.Wire.Name)
+	was, is, err := e.carriers.kit.Follow(*e.network, n)
+	if err != nil && !errors.Is(err, backend.ErrBeside) {
+		return fmt.Errorf("the network config in the store changed: restart flanneld to use it: %w", err)
 	}
-	e.network, e.carriers.config = &n, to
+	if was.Wire != is.Wire {
+		e.cfg.Event("config", "the network config now says "+is.Wire.Name+", was "+was.Wire.Name)
+	}
+	e.network, e.carriers.config = &n, is
 	return nil
 }
 

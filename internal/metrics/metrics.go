@@ -26,7 +26,7 @@ type Collector struct {
 
 type descs struct {
 	build, ready, leaseExpires, peers, rejected, revision, synced, age,
-	passes, duration, changes, failing, drift, repair, contested,
+	passes, duration, changes, failing, drift, repair, contested, phase,
 	tunnelPackets, tunnelBytes, tunnelDropped, tunnelKernel *prometheus.Desc
 }
 
@@ -51,6 +51,7 @@ func New(status func() report.Status, now func() time.Time) *Collector {
 		drift:        desc("drift_total", "Objects that were found otherwise than they were left, since the start.", "kind"),
 		repair:       desc("repair_seconds", "Time from the notification of such a change, or without one from when the object was last seen as it should be, to its repair.", "kind"),
 		contested:    desc("contested_objects", "Objects that something undoes again and again: their repair waits up to 30 s."),
+		phase:        desc("change_phase", "1 for the step that a change of the backend, its port or its network is at (docs/live-change.md), 0 for the others; steady when there is none.", "phase"),
 
 		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder or the kernel carried, sent or received; backend udp only.", "direction"),
 		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of those packets, without the tunnel's own headers.", "direction"),
@@ -71,7 +72,7 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	d := c.desc
 	for _, x := range []*prometheus.Desc{
 		d.build, d.ready, d.leaseExpires, d.peers, d.rejected, d.revision, d.synced, d.age,
-		d.passes, d.duration, d.changes, d.failing, d.drift, d.repair, d.contested, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped, d.tunnelKernel,
+		d.passes, d.duration, d.changes, d.failing, d.drift, d.repair, d.contested, d.phase, d.tunnelPackets, d.tunnelBytes, d.tunnelDropped, d.tunnelKernel,
 	} {
 		out <- x
 	}
@@ -110,6 +111,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for kind, r := range s.Pass.Repairs {
 		counter(d.drift, r.Found, kind)
 		out <- repairs(d.repair, r, kind)
+	}
+	for _, p := range report.Phases() {
+		gauge(d.phase, truth(p == s.Change.Phase), p)
 	}
 	if t := s.Tunnel; t != nil && t.Error == "" {
 		counter(d.tunnelPackets, int64(t.SentPackets), "sent")

@@ -31,6 +31,7 @@ func busy() report.Status {
 	return report.Status{
 		Version: "v1.2.3",
 		Ready:   true,
+		Change:  report.Transit{Phase: "held"},
 		Lease:   report.Lease{Expires: now().Add(90 * time.Minute)},
 		Store:   report.Store{Revision: 42, Synced: true, Age: 1500 * time.Millisecond},
 		Pass: report.Pass{
@@ -73,6 +74,13 @@ func samples(t *testing.T, s report.Status) string {
 func TestSamples(t *testing.T) {
 	t.Parallel()
 	want := `flannel_build_info{version="v1.2.3"} 1
+flannel_change_phase{phase="blocked"} 0
+flannel_change_phase{phase="held"} 1
+flannel_change_phase{phase="keeping"} 0
+flannel_change_phase{phase="preparing"} 0
+flannel_change_phase{phase="receiving"} 0
+flannel_change_phase{phase="sending"} 0
+flannel_change_phase{phase="steady"} 0
 flannel_changes_total{kind="link",op="update"} 1
 flannel_changes_total{kind="route",op="add"} 3
 flannel_contested_objects 1

@@ -119,7 +119,20 @@ const loopback = 1
 
 // ipv6Conf reads a number below net.ipv6.conf; 0 where there is no IPv6.
 func ipv6Conf(link, name string) (int, error) {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/" + name)
+	return conf("ipv6", link, name)
+}
+
+// Strict says whether the link drops IPv4 packets whose answer would not leave by
+// it: rp_filter 1, of the link and of all the larger one
+// (Documentation/networking/ip-sysctl.rst).
+func Strict(link string) (bool, error) {
+	all, err := conf("ipv4", "all", "rp_filter")
+	own, other := conf("ipv4", link, "rp_filter")
+	return max(all, own) == 1, errors.Join(err, other)
+}
+
+func conf(family, link, name string) (int, error) {
+	b, err := os.ReadFile("/proc/sys/net/" + family + "/conf/" + link + "/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

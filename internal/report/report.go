@@ -45,8 +45,7 @@ type Network struct {
 // Transit is how far a change of the backend, its port or its network is
 // (docs/live-change.md).
 type Transit struct {
-	// Phase is steady, blocked, held, preparing, receiving, sending or keeping.
-	Phase string `json:"phase"`
+	Phase string `json:"phase"` // one of Phases
 	// Carrier is what this host is known by: "vxlan vni 1 port 8472"; Config
 	// what the network config says.
 	Carrier string `json:"carrier"`
@@ -54,6 +53,11 @@ type Transit struct {
 	// Receives are the carriers that packets are taken from.
 	Receives []string `json:"receives,omitempty"`
 	Why      string   `json:"why,omitempty"` // what is waited for
+}
+
+// Phases are the steps of a change, and what keeps it from them.
+func Phases() []string {
+	return []string{"steady", "blocked", "held", "preparing", "receiving", "sending", "keeping"}
 }
 
 // String is one line for people.

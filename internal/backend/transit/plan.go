@@ -109,11 +109,6 @@ const (
 	Keeping   Phase = "keeping"   // the old one is received: others may still send by it
 )
 
-// Phases lists all of them.
-func Phases() []Phase {
-	return []Phase{Steady, Blocked, Held, Preparing, Receiving, Sending, Keeping}
-}
-
 // planner makes one plan.
 type planner struct {
 	Situation
@@ -456,13 +451,15 @@ func (p *planner) primary() string {
 	return p.out.Receive[0].Wire.Name
 }
 
-// idle notes since when nobody can send by a carrier: this host has said that it
-// does not receive by it, and nobody who has seen that speaks of sending by it.
+// idle notes since when nobody speaks of sending by a carrier that is on its way
+// out. It goes when this has been so for a while and a picture of it shows that
+// this host has said that it receives by it no more: who has not spoken by then
+// sees that before he sends.
 func (p *planner) idle() {
 	p.out.Idle = map[string]time.Time{}
 	for _, c := range p.out.Receive {
 		wire := c.Wire.Name
-		if !p.Trusted || p.wanted(wire) || p.shown.lists(wire) || p.held.lists(wire) || p.asked.lists(wire) {
+		if !p.Trusted || p.wanted(wire) {
 			continue
 		}
 		since, ok := p.Idle[wire]
