@@ -9,6 +9,7 @@ import (
 	"github.com/flannel-ng/flannel-ng/internal/driver/filter/nft"
 	"github.com/flannel-ng/flannel-ng/internal/driver/route"
 	"github.com/flannel-ng/flannel-ng/internal/probe"
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 // watchKernel rings when something changes that this host's facts or objects
@@ -52,9 +53,13 @@ func (p *parts) watch(ctx context.Context, subscribe func() error) error {
 func (p *parts) tell(c probe.Change) {
 	p.log.Debug("changed from outside", "facts", c.Facts, "doubt", c.Doubt, "by", c.By)
 	if c.Facts {
-		p.engine.Ring()
+		p.engine.RingBy(c.By)
 	}
-	if c.Doubt {
-		p.engine.Doubt()
+	switch {
+	case !c.Doubt:
+	case c.Of == state.Key{}:
+		p.engine.DoubtBy(c.By)
+	default:
+		p.engine.DoubtOf(c.Of, c.By)
 	}
 }

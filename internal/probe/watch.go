@@ -18,6 +18,8 @@ type Change struct {
 	Facts bool
 	// Doubt: objects of ours may have been changed, or be gone.
 	Doubt bool
+	// Of is the one object that the doubt is about; zero: it is about all.
+	Of state.Key
 	// By is whoever did it, for people: a program with its process number,
 	// "the kernel"; "" where that is not known. It has no control characters.
 	By string
@@ -29,7 +31,21 @@ func (c *Change) add(o Change) {
 	if o.By != "" && (c.By == "" || o.Doubt && !c.Doubt || o.Doubt == c.Doubt && c.By == theKernel) {
 		c.By = o.By
 	}
+	switch {
+	case !c.Doubt:
+		c.Of = o.Of
+	case o.Doubt && o.Of != c.Of:
+		c.Of = state.Key{}
+	}
 	c.Facts, c.Doubt = c.Facts || o.Facts, c.Doubt || o.Doubt
+}
+
+// about is a doubt about the object of that key, if there is one.
+func about(k state.Key, doubt bool) Change {
+	if !doubt {
+		return Change{}
+	}
+	return Change{Doubt: true, Of: k}
 }
 
 func (c Change) matters() bool { return c.Facts || c.Doubt }
@@ -197,9 +213,9 @@ func (in *interest) judge(e nl.Event) Change {
 	case nl.SubjectNexthop:
 		return Change{Doubt: in.Nexthop(e.ID)}
 	case nl.SubjectNeighbour:
-		return Change{Doubt: in.neighbour(e)}
+		return in.neighbour(e)
 	case nl.SubjectFDB:
-		return Change{Doubt: in.forwarding(e)}
+		return in.forwarding(e)
 	default:
 		return in.route(e.Route)
 	}
@@ -234,38 +250,39 @@ func (in *interest) address(e nl.Event) bool {
 // the port of the requester, and as gone, without. So the latter counts only for
 // those that went with their link. What the kernel learns by itself is no affair
 // of ours unless it takes the place of a wanted one.
-func (in *interest) neighbour(e nl.Event) bool {
+func (in *interest) neighbour(e nl.Event) Change {
 	n := state.Neighbour{Link: in.links[e.Link].name, IP: e.Neighbour.IP, MAC: e.Neighbour.MAC}
 	if !n.IP.IsValid() {
-		return true
+		return Change{Doubt: true}
 	}
 	switch want := in.Wanted(n.Key()); {
 	case want == nil:
-		return e.Permanent && !e.Gone
+		return Change{Doubt: e.Permanent && !e.Gone}
 	case e.Gone:
-		return e.Permanent
+		return about(n.Key(), e.Permanent)
 	default:
-		return !e.Permanent || want != state.Object(n)
+		return about(n.Key(), !e.Permanent || want != state.Object(n))
 	}
 }
 
 // forwarding is the same for forwarding entries. The kernel tells nobody's port
 // here, so that our own are among them: they are as wanted.
-func (in *interest) forwarding(e nl.Event) bool {
+func (in *interest) forwarding(e nl.Event) Change {
 	f := state.FDBEntry{Link: in.links[e.Link].name, MAC: e.FDB.MAC, Dst: e.FDB.Dst}
 	switch want := in.Wanted(f.Key()); {
 	case want == nil:
-		return e.Permanent && !e.Gone
+		return Change{Doubt: e.Permanent && !e.Gone}
 	case e.Gone:
-		return true
+		return about(f.Key(), true)
 	default:
-		return !e.Permanent || e.FDB.Special || want != state.Object(f)
+		return about(f.Key(), !e.Permanent || e.FDB.Special || want != state.Object(f))
 	}
 }
 
 func (in *interest) route(r nl.Route) Change {
 	if in.Wants(r.Dst) {
-		return Change{Facts: true, Doubt: true}
+		// What becomes of our own route is no fact of this host.
+		return Change{Facts: r.Protocol != state.Protocol, Doubt: true, Of: state.Route{Dst: r.Dst}.Key()}
 	}
 	if r.Protocol == state.Protocol {
 		return Change{} // another instance's
