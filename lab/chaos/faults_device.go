@@ -95,11 +95,7 @@ func uplinkFaults() []fault {
 func (t *trial) network(ctx context.Context) ([]string, error) {
 	var lines []string
 	for _, f := range t.families() {
-		flag := "-4"
-		if f == addr.IPv6 {
-			flag = "-6"
-		}
-		out, err := t.host.Run(ctx, "ip", flag, "-o", "addr", "show", "dev", "eth0", "scope", "global")
+		out, err := t.host.Run(ctx, "ip", version(f), "-o", "addr", "show", "dev", "eth0", "scope", "global")
 		if err != nil {
 			return nil, err
 		}
@@ -108,7 +104,7 @@ func (t *trial) network(ctx context.Context) ([]string, error) {
 				lines = append(lines, fmt.Sprintf("addr replace %s dev eth0%s", words[3], nodad(f)))
 			}
 		}
-		if out, err = t.host.Run(ctx, "ip", flag, "route", "show", "default"); err != nil {
+		if out, err = t.host.Run(ctx, "ip", version(f), "route", "show", "default"); err != nil {
 			return nil, err
 		}
 		for line := range strings.Lines(out) {

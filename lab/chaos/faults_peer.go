@@ -148,7 +148,7 @@ func (t *trial) find(ctx context.Context, pattern string, command ...string) (st
 }
 
 func (t *trial) nexthop(ctx context.Context, line func(id string) string) error {
-	id, err := t.find(ctx, `nhid (\d+)`, "ip", "route", "show", t.reached().String())
+	id, err := t.find(ctx, `nhid (\d+)`, "ip", version(t.family()), "route", "show", t.reached().String())
 	if err != nil {
 		return err
 	}
@@ -156,11 +156,19 @@ func (t *trial) nexthop(ctx context.Context, line func(id string) string) error 
 	return t.host.IP(ctx, line(id))
 }
 
+// version is the flag of ip for a family.
+func version(f addr.Family) string {
+	if f == addr.IPv6 {
+		return "-6"
+	}
+	return "-4"
+}
+
 // listed are the routes of the main table, as ip shows them.
 func (t *trial) listed(ctx context.Context) ([]string, error) {
 	var lines []string
-	for _, f := range []string{"-4", "-6"} {
-		out, err := t.host.Run(ctx, "ip", f, "route", "show", "table", "main")
+	for _, f := range addr.Families() {
+		out, err := t.host.Run(ctx, "ip", version(f), "route", "show", "table", "main")
 		if err != nil {
 			return nil, err
 		}

@@ -43,7 +43,7 @@ func (a *arena) together(ctx context.Context, faults []int, round int) error {
 	verdicts := make([]verdict, len(faults))
 	var wg sync.WaitGroup
 	for n, i := range faults {
-		t := a.scene.trial(&a.faults[i], (n+round)%real3, round)
+		t := a.scene.trial(&a.faults[i], (n+round)%real3, i+round)
 		verdicts[n] = verdict{trial: t, row: a.rows[i], deaf: true}
 		wg.Go(func() {
 			o, err := t.run(ctx)

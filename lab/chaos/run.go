@@ -214,11 +214,12 @@ const breath = 1500 * time.Millisecond
 
 func (a *arena) one(ctx context.Context, i, round int) error {
 	f := &a.faults[i]
-	host := (round + i) % real3
+	turn := round + i
+	host := turn % real3
 	if err := pause(ctx, time.Until(a.last[host].Add(breath))); err != nil {
 		return err
 	}
-	t := a.scene.trial(f, host, round)
+	t := a.scene.trial(f, host, turn)
 	o, err := t.run(ctx)
 	if err != nil {
 		o.failure = err
