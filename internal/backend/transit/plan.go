@@ -299,22 +299,7 @@ func (p *planner) agree() {
 // receive finds the carriers to receive by. What others may send by stays, and
 // so does what was published; others come as far as there is room.
 func (p *planner) receive() {
-	var wires []string
-	if p.Fresh {
-		wires = append(wires, p.Config.Wire.Name)
-	}
-	for _, r := range []*Record{p.shown, p.held, p.asked} {
-		if r != nil {
-			for _, e := range r.Entries {
-				wires = append(wires, e.Wire)
-			}
-		}
-	}
-	for _, c := range p.Last {
-		if p.wanted(c.Wire.Name) || !p.over(c.Wire.Name) {
-			wires = append(wires, c.Wire.Name)
-		}
-	}
+	wires := p.mine()
 	had := len(slices.Compact(slices.Sorted(slices.Values(wires))))
 	wires = append(wires, p.target, p.Config.Wire.Name)
 	for _, g := range p.groups {
@@ -327,6 +312,29 @@ func (p *planner) receive() {
 	for _, w := range wires {
 		p.install(w, max(had, MaxCarriers))
 	}
+}
+
+// mine are the wires that this host may be sent to by, for all it has said and
+// has, and that of the config it was started with.
+func (p *planner) mine() []string {
+	var wires []string
+	if p.Fresh {
+		wires = append(wires, p.Config.Wire.Name)
+	}
+	for _, r := range []*Record{p.shown, p.held, p.asked} {
+		if r == nil {
+			continue
+		}
+		for _, e := range r.Entries {
+			wires = append(wires, e.Wire)
+		}
+	}
+	for _, c := range p.Last {
+		if p.wanted(c.Wire.Name) || !p.over(c.Wire.Name) {
+			wires = append(wires, c.Wire.Name)
+		}
+	}
+	return wires
 }
 
 // wanted says whether there is a reason to receive by wire beside that it was so.

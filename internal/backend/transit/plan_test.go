@@ -167,7 +167,7 @@ func TestPlan(t *testing.T) {
 		"no other stands beside":   {situation{config: "alloc", own: []string{vx}, others: [][]string{{vx}}}, want{"", "", "", transit.Steady, ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			check(t, tt.situation.plan(t), tt.want)
+			check(t, tt.plan(t), tt.want)
 		})
 	}
 }

@@ -247,7 +247,11 @@ func (b *Backend) Send(self lease.Lease, n facts.Node, p lease.Lease) (state.Set
 	if wire == "" {
 		err = fmt.Errorf("%w: it receives by %s, this host may send by %s", ErrApart, list(says), list(b.plan.Send))
 	}
-	b.admit(&out, wire, self, n, p)
+	for _, m := range b.members {
+		if m.Wire.Name != wire {
+			out.Append(b.admit(m, self, n, p))
+		}
+	}
 	return out, wire, err
 }
 
@@ -276,20 +280,17 @@ func (b *Backend) first(self lease.Lease, n facts.Node, p lease.Lease, says []st
 	return out, wire, why
 }
 
-// admit adds what lets packets of p in by carriers that are not used to reach it.
-func (b *Backend) admit(out *state.Set, wire string, self lease.Lease, n facts.Node, p lease.Lease) {
-	for _, m := range b.members {
-		a, ok := m.Backend.(backend.Admitter)
-		if !ok || m.Wire.Name == wire {
-			continue
-		}
-		guest := p
-		r := b.record(p.Offer)
-		if o, published := r.offer(p.Offer, m.Wire.Name, m.Wire.Type); published {
-			guest.Offer = o
-		}
-		out.Append(a.Admit(self, n, guest))
+// admit is what lets packets of p in by a carrier that is not used to reach it.
+func (b *Backend) admit(m Member, self lease.Lease, n facts.Node, p lease.Lease) state.Set {
+	a, ok := m.Backend.(backend.Admitter)
+	if !ok {
+		return state.Set{}
 	}
+	r := b.record(p.Offer)
+	if o, published := r.offer(p.Offer, m.Wire.Name, m.Wire.Type); published {
+		p.Offer = o
+	}
+	return a.Admit(self, n, p)
 }
 
 // says lists the wires that p receives by.
