@@ -14,12 +14,12 @@ import (
 const (
 	// fightRepairs of one object within fightWindow are a fight: its next repair
 	// waits, and each further one twice as long, up to fightLongest.
-	fightRepairs = 3
+	fightRepairs = 6
 	fightWindow  = 2 * time.Second
 	fightLongest = 30 * time.Second
 	// fightSlow repairs, none later than fightCalm after the one before, are told
 	// as one, too, but not delayed: they cost little.
-	fightSlow = 5
+	fightSlow = 8
 	// fightCalm is how long an object must stay right, beyond what its repair
 	// last waited, for all that to be forgotten.
 	fightCalm = 20 * time.Second
