@@ -103,6 +103,10 @@ func (r *reading) device(b []byte) {
 	all := attributes(b[unix.SizeofIfInfomsg:])
 	info := attributes(all[unix.IFLA_LINKINFO])
 	kind := strings.TrimRight(string(info[infoKind]), "\x00")
+	if alias := strings.TrimRight(string(all[unix.IFLA_IFALIAS]), "\x00"); strings.HasSuffix(alias, " fast path") {
+		r.add("link %s %s, of the fast path", r.link(binary.NativeEndian.Uint32(b[4:])), kind) // any MAC, any port
+		return
+	}
 	up := binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
 	line := fmt.Sprintf("link %s %s up=%v mtu=%d mac=%s alias=%s", r.link(binary.NativeEndian.Uint32(b[4:])),
 		kind, up, number(all[unix.IFLA_MTU]), net.HardwareAddr(all[unix.IFLA_ADDRESS]), all[unix.IFLA_IFALIAS])

@@ -51,10 +51,11 @@ func (m *meter) leave(s *scene) {
 	}
 }
 
-func openFiles(pid int) (int, error) {
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+// entries counts what is in a directory of a process: open files, threads.
+func entries(pid int, dir string) (int, error) {
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", pid, dir))
 	if err != nil {
-		return 0, fmt.Errorf("files of process %d: %w", pid, err)
+		return 0, fmt.Errorf("process %d: %w", pid, err)
 	}
-	return len(files), nil
+	return len(list), nil
 }

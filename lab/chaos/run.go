@@ -36,6 +36,7 @@ type Options struct {
 	Binaries lab.Binaries
 	Carriers []string       // none is all
 	Families []string       // none is all
+	Plain    bool           // without the fabrics for iptables and checksums
 	Faults   *regexp.Regexp // by name
 	Modes    []Mode
 	Runs     int // of each fault
@@ -94,7 +95,7 @@ func (b *Bench) plan() []variant {
 	var out []variant
 	picked := func(list []string, word string) bool { return len(list) == 0 || slices.Contains(list, word) }
 	for _, v := range variants() {
-		small := slices.Contains(b.Modes, Told) || slices.Contains(b.Modes, Deaf)
+		small := (slices.Contains(b.Modes, Told) || slices.Contains(b.Modes, Deaf)) && !(b.Plain && special(v))
 		if small && picked(b.Carriers, v.carrier) && picked(b.Families, v.family) && len(chosen(v, b.Faults)) > 0 {
 			out = append(out, v)
 		}

@@ -41,10 +41,10 @@ type Kind struct {
 // Growth is what a daemon that was never restarted used in the beginning and in
 // the end.
 type Growth struct {
-	Fabric     string     `json:"fabric"`
-	RSS        [2]float64 `json:"rss"` // MB
-	Files      [2]int     `json:"files"`
-	Goroutines [2]int     `json:"goroutines"`
+	Fabric  string     `json:"fabric"`
+	RSS     [2]float64 `json:"rss"` // MB
+	Files   [2]int     `json:"files"`
+	Threads [2]int     `json:"threads"`
 }
 
 // hazard is something that lasts while a fault happens.
@@ -104,11 +104,10 @@ func (b *Bench) soak(ctx context.Context) error {
 		carriers = b.Carriers
 	}
 	begin := time.Now()
-	for i, carrier := range carriers {
+	for _, carrier := range carriers {
 		v := variant{carrier: carrier, family: "dual", firewall: lab.NFTables, peers: real3}
 		s.arena = &arena{Bench: b, variant: v, meter: &meter{}, faults: chosen(v, regexp.MustCompile("")), into: &Fabric{}}
-		end := begin.Add(b.Soak * time.Duration(i+1) / time.Duration(len(carriers)))
-		if err := errors.Join(s.fabric(ctx, end), s.leave(ctx)); err != nil {
+		if err := errors.Join(s.fabric(ctx, b.Soak/time.Duration(len(carriers))), s.leave(ctx)); err != nil {
 			return err
 		}
 		s.soak.CPU += bench.Seconds(s.meter.used.Seconds())
@@ -122,45 +121,39 @@ func (b *Bench) soak(ctx context.Context) error {
 }
 
 // fabric soaks one carrier.
-func (s *soaking) fabric(ctx context.Context, end time.Time) error {
+func (s *soaking) fabric(ctx context.Context, long time.Duration) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
 	s.soak.Fabrics = append(s.soak.Fabrics, s.name())
 	growth := Growth{Fabric: s.name()}
-	if err := s.weigh(ctx, &growth, 0); err != nil {
+	if err := s.weigh(&growth, 0); err != nil {
 		return err
 	}
 	var err error
 	if s.store, err = s.scene.owners(ctx); err != nil {
 		return err
 	}
-	for time.Now().Before(end) {
+	for end := time.Now().Add(long); time.Now().Before(end); {
 		if err := s.step(ctx); err != nil {
 			return err
 		}
 	}
 	s.soak.Growth = append(s.soak.Growth, growth)
-	return s.weigh(ctx, &s.soak.Growth[len(s.soak.Growth)-1], 1)
+	return s.weigh(&s.soak.Growth[len(s.soak.Growth)-1], 1)
 }
 
 // weigh measures the first host's daemon, which no hazard ends.
-func (s *soaking) weigh(ctx context.Context, g *Growth, when int) error {
+func (s *soaking) weigh(g *Growth, when int) error {
 	h := s.scene.fabric.Hosts[0]
 	var err error
 	if g.RSS[when], _, err = bench.Memory(h.DaemonPID()); err != nil {
 		return err
 	}
-	if g.Files[when], err = openFiles(h.DaemonPID()); err != nil {
+	if g.Files[when], err = entries(h.DaemonPID(), "fd"); err != nil {
 		return err
 	}
-	text, err := h.Metrics(ctx)
-	if err != nil {
-		return err
-	}
-	if m := regexp.MustCompile(`(?m)^go_goroutines (\d+)`).FindStringSubmatch(text); m != nil {
-		_, err = fmt.Sscan(m[1], &g.Goroutines[when])
-	}
+	g.Threads[when], err = entries(h.DaemonPID(), "task")
 	return err
 }
 
@@ -317,9 +310,9 @@ func (s *Soak) Text() string {
 	for _, k := range s.Kinds {
 		fmt.Fprintf(&b, "| %s | %d | %s | %s |\n", k.Name, len(k.Took), pair(k.Took, 1), pair(k.Lost, 1))
 	}
-	b.WriteString("\n| a daemon that was never restarted | RSS, MB | open files | goroutines |\n|---|--:|--:|--:|\n")
+	b.WriteString("\n| a daemon that was never restarted | RSS, MB | open files | threads |\n|---|--:|--:|--:|\n")
 	for _, g := range s.Growth {
-		fmt.Fprintf(&b, "| %s | %.1f → %.1f | %d → %d | %d → %d |\n", g.Fabric, g.RSS[0], g.RSS[1], g.Files[0], g.Files[1], g.Goroutines[0], g.Goroutines[1])
+		fmt.Fprintf(&b, "| %s | %.1f → %.1f | %d → %d | %d → %d |\n", g.Fabric, g.RSS[0], g.RSS[1], g.Files[0], g.Files[1], g.Threads[0], g.Threads[1])
 	}
 	for _, fail := range s.Fails {
 		fmt.Fprintf(&b, "\n- on %s: %s %s", fail.Host, fail.Why, fail.Dump)
