@@ -39,6 +39,7 @@ func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, e
 	return &stores{client: client, inner: inner, member: member, watched: lastgood.New(inner, lastgood.Options{
 		Path:     filepath.Join(c.Options.StateDir, lastgood.FileName),
 		Identity: strings.Join(c.Options.Etcd.Endpoints, ",") + c.Options.Etcd.Prefix,
+		HostID:   id.Host,
 		Log:      c.Log,
 	})}, nil
 }

@@ -228,8 +228,9 @@ func create(ctx context.Context, c *nl.Conn, t target) error {
 // A MAC that is right is not set again: the kernel would forget all neighbours on
 // the link, permanent ones too, and packets with them until the next pass.
 func finish(ctx context.Context, c *nl.Conn, have nl.Link, t target) error {
+	t.Index = have.Index
 	l := t.Link
-	if l.Index = have.Index; have.MAC == l.MAC {
+	if have.MAC == l.MAC {
 		l.MAC = addr.MAC{}
 	}
 	if err := do(ctx, c, nl.SetLink(l)); err != nil {

@@ -48,6 +48,8 @@ type Options struct {
 	// Identity is what is known of the fabric before it answers: endpoints and
 	// prefix. A file of another identity is refused.
 	Identity string
+	// HostID is the owner of the own lease; "" is nobody.
+	HostID string
 	// Patience is how long to wait for the store before the file is used;
 	// zero is 3 s.
 	Patience time.Duration
@@ -155,7 +157,8 @@ type watch struct {
 
 	known    position       // of the last live picture, or of the saved one
 	last     lease.Snapshot // the last live picture
-	settling bool           // the store went back; until settled rings
+	own      bool           // it has the own lease
+	settling bool           // absence means nothing; until settled rings
 	settled  *time.Timer
 
 	remembered *lease.Snapshot // the last that was or is to be written

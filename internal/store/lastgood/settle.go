@@ -20,17 +20,30 @@ func (k position) wentBack(p lease.Snapshot) bool {
 }
 
 // watchOut begins the time in which absence means nothing, if p is of another
-// history. The hosts whose leases it lacks are alive, and their containers talk.
+// history, or lacks the own lease: then those of others are probably gone for
+// the same reason. The hosts whose leases it lacks are alive, and their
+// containers talk.
 func (w *watch) watchOut(p lease.Snapshot) {
 	if !p.Synced {
 		return
 	}
-	if w.known.wentBack(p) {
-		w.settling = true
-		w.settled.Reset(settleFor)
-		w.store.options.Log.Warn("the store was restored or replaced: for a while nothing is removed on its word", "for", settleFor)
+	had := w.own
+	w.own = slices.ContainsFunc(p.Leases, func(l *lease.Lease) bool {
+		return l.Owner != "" && l.Owner == w.store.options.HostID
+	})
+	switch {
+	case w.known.wentBack(p):
+		w.doubt("the store was restored or replaced: for a while nothing is removed on its word")
+	case had && !w.own:
+		w.doubt("the own lease is gone from the store: for a while nothing is removed on its word")
 	}
 	w.known = position{cluster: p.Cluster, epoch: p.Epoch, rev: p.Rev}
+}
+
+func (w *watch) doubt(why string) {
+	w.settling = true
+	w.settled.Reset(settleFor)
+	w.store.options.Log.Warn(why, "for", settleFor) //nolint:sloglint // both are constant
 }
 
 // give hands the last live picture on. One that settles is not remembered: a
