@@ -113,6 +113,7 @@ func TestAdoptsPlainFlannel(t *testing.T) {
 		ip link add flannel.1 address 0e:01:04:00:00:00 type vxlan id 1 local 198.51.100.1 dev eth0 dstport 8472 nolearning udpcsum
 		ip link set flannel.1 up
 		bridge fdb add 02:00:00:00:00:07 dev flannel.1 dst 198.51.100.7 self permanent
+		ip neigh add 10.5.7.0 lladdr 02:00:00:00:00:07 dev flannel.1 nud permanent
 	`)
 	before := drivertest.Output(t, "ip -br link show flannel.1")
 	drivertest.Ground(t, f)
@@ -121,6 +122,9 @@ func TestAdoptsPlainFlannel(t *testing.T) {
 	}
 	if !strings.Contains(drivertest.Output(t, "bridge fdb show dev flannel.1"), "02:00:00:00:00:07") {
 		t.Error("lost a forwarding entry")
+	}
+	if !strings.Contains(drivertest.Output(t, "ip neigh show dev flannel.1"), "02:00:00:00:00:07") {
+		t.Error("lost a neighbour: packets to that peer wait until it is back")
 	}
 }
 
