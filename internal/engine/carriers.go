@@ -71,13 +71,19 @@ func (c *carriers) next(in Inputs, setup backend.Setup) {
 
 // shown is the offer of this host in the picture, or nil.
 func shown(in Inputs) *lease.Offer {
-	var found *lease.Offer
-	for _, l := range in.Snapshot.Leases {
-		if l.Owner == in.Node.HostID && l.Owner != "" && (found == nil || l.Subnets == in.Own.Lease.Subnets) {
-			found = &l.Offer
-		}
+	ours := func(l *lease.Lease) bool { return l.Owner == in.Node.HostID && l.Owner != "" }
+	leases := in.Snapshot.Leases // sorted; there may be many
+	i, ok := slices.BinarySearchFunc(leases, &in.Own.Lease.Lease, lease.Compare)
+	if hasLease(in.Own) && ok && ours(leases[i]) {
+		return &leases[i].Offer
 	}
-	return found
+	if hasLease(in.Own) {
+		return nil
+	}
+	if i = slices.IndexFunc(leases, ours); i < 0 {
+		return nil
+	}
+	return &leases[i].Offer
 }
 
 // sameWay says whether both plans have one backend.
@@ -125,15 +131,20 @@ func (c *carriers) seen(p *passed, failing map[state.Key]reconcile.Result, t *ta
 		fails := func(k state.Key) bool { r, ok := failing[k]; return ok && !state.Dispensable(r.Object) }
 		placed[k.Wire.Name] = keys != nil && len(p.out.Unread) == 0 && !slices.ContainsFunc(keys, fails)
 	}
-	c.ways = t.ways()
-	for wire := range c.ways {
-		using[wire] = true
-	}
-	if !p.clean(failing, t) {
-		maps.Copy(using, c.using)
-	}
-	if c.using == nil && !p.clean(failing, t) {
-		using = nil
+	c.ways = nil
+	switch clean := p.clean(failing, t); {
+	case len(c.plan.Receive) == 1:
+		using[c.plan.Receive[0].Wire.Name] = true // there may be many peers, and no other way
+	case !clean && c.using == nil:
+		c.ways, using = t.ways(), nil
+	default:
+		c.ways = t.ways()
+		for wire := range c.ways {
+			using[wire] = true
+		}
+		if !clean {
+			maps.Copy(using, c.using)
+		}
 	}
 	changed := !maps.Equal(placed, c.placed) || !maps.Equal(using, c.using)
 	c.placed, c.using = placed, using

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
@@ -52,6 +53,7 @@ func parseHolder(e kv.Entry) (holder, error) {
 	}
 	h := holder{host: b.Host, public: b.Public[:min(len(b.Public), maxPublic)], grant: e.Lease, mod: e.Mod}
 	h.extra, err = lease.FormatExtra(string(b.Extra))
+	h.extra = unique.Make(h.extra).Value() // nearly all hosts say the same
 	return h, err
 }
 
