@@ -48,12 +48,27 @@ func TestFaults(t *testing.T) {
 		modes              []chaos.Mode
 		least              int // faults that must have been tried
 	}{
-		{"vxlan", `(route|neighbour|FDB entry) (deleted|altered)|nexthop deleted|device (deleted|down and up)|MAC|our accepts|unconditional|garbage in the store|lease deleted`,
-			[]string{"vxlan"}, []string{"dual"}, []chaos.Mode{chaos.Told}, 14},
-		{"deaf", `^(peer's neighbour altered|bridge fdb flush|our table deleted)$`,
-			[]string{"vxlan"}, []string{"dual"}, []chaos.Mode{chaos.Deaf}, 3},
-		{"host-gw and udp", `route deleted|uplink down|nft flush|forwarder killed|tunnel device deleted`,
-			[]string{"host-gw", "udp"}, []string{"4"}, []chaos.Mode{chaos.Told}, 7},
+		{
+			"vxlan", `(route|neighbour|FDB entry) (deleted|altered)|nexthop deleted|device (deleted|down and up)|MAC|our accepts|unconditional|garbage in the store|lease deleted`,
+			[]string{"vxlan"},
+			[]string{"dual"},
+			[]chaos.Mode{chaos.Told},
+			14,
+		},
+		{
+			"deaf", `^(peer's neighbour altered|bridge fdb flush|our table deleted)$`,
+			[]string{"vxlan"},
+			[]string{"dual"},
+			[]chaos.Mode{chaos.Deaf},
+			3,
+		},
+		{
+			"host-gw and udp", `route deleted|uplink down|nft flush|forwarder killed|tunnel device deleted`,
+			[]string{"host-gw", "udp"},
+			[]string{"4"},
+			[]chaos.Mode{chaos.Told},
+			7,
+		},
 		{"soak", ``, []string{"vxlan"}, nil, []chaos.Mode{chaos.Soaks}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

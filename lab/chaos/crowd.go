@@ -21,22 +21,28 @@ func (s *scene) crowd(ctx context.Context) error {
 	if err := bench.Populate(ctx, s.fabric.Etcd, s.carrier, missing); err != nil {
 		return err
 	}
-	return poll(ctx, func(ctx context.Context) error {
-		for _, e := range s.eyes {
-			now, err := e.look(ctx)
-			if err != nil {
-				return err
-			}
-			routes := 0
-			for _, line := range now {
-				if strings.HasPrefix(line, "route 10.") && strings.Contains(line, " proto=70 ") {
-					routes++
-				}
-			}
-			if routes < s.peers-1 {
-				return fmt.Errorf("%s has %d routes to %d peers", e.host.Name, routes, s.peers-1)
-			}
+	for _, e := range s.eyes {
+		if err := poll(ctx, func(ctx context.Context) error { return e.routes(ctx, s.peers-1) }); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// routes demands that many to peers.
+func (e *eye) routes(ctx context.Context, want int) error {
+	now, err := e.look(ctx)
+	if err != nil {
+		return err
+	}
+	routes := 0
+	for _, line := range now {
+		if strings.HasPrefix(line, "route 10.") && strings.Contains(line, " proto=70 ") {
+			routes++
+		}
+	}
+	if routes < want {
+		return fmt.Errorf("%s has %d routes to %d peers", e.host.Name, routes, want)
+	}
+	return nil
 }

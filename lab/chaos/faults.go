@@ -7,7 +7,7 @@ import (
 
 // faults is the whole table.
 func faults() []fault {
-	return slices.Concat(peerFaults(), deviceFaults(), uplinkFaults(), firewallFaults(), sysctlFaults(), storeFaults(), udpFaults())
+	return slices.Concat(peerFaults(), flushes(), deviceFaults(), uplinkFaults(), firewallFaults(), sysctlFaults(), storeFaults(), udpFaults())
 }
 
 // chosen are the faults that a variant has, by name. Of a large fabric only

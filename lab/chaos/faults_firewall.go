@@ -21,16 +21,22 @@ func firewallFaults() []fault {
 			`TOOL -t nat -S POSTROUTING | grep -i flannel | sed s/^-A/-D/ | xargs -L1 TOOL -t nat`)},
 		{name: "our accepts in FORWARD removed", applies: nft, inject: eachTool(
 			`TOOL -S FORWARD | grep -i flannel | sed s/^-A/-D/ | xargs -L1 TOOL`)},
-		{name: "our rules behind an unconditional DROP", inject: eachTool("TOOL -I FORWARD -j DROP"),
-			gone: aheadOf("DROP"), undo: eachTool("TOOL -D FORWARD -j DROP")},
+		{
+			name: "our rules behind an unconditional DROP", inject: eachTool("TOOL -I FORWARD -j DROP"),
+			gone: aheadOf("DROP"), undo: eachTool("TOOL -D FORWARD -j DROP"),
+		},
 		{name: "rule inserted between ours", applies: nft, inject: eachFamily("nft insert rule FAMILY flannel-TABLE postrtg counter accept")},
 		{name: "rule inserted between ours", applies: ipt, inject: eachTool("TOOL -t nat -I FLANNEL-POSTRTG 2 -j RETURN")},
 		{name: "our rules in another order", applies: ipt, inject: eachTool(
 			`r=$(TOOL -t nat -S FLANNEL-POSTRTG 1 | sed s/^-A/-D/); eval TOOL -t nat $r; eval TOOL -t nat $(echo "$r" | sed s/^-D/-A/)`)},
-		{name: "firewalld restarted", inject: script(firewalldStarts), gone: aheadOf("REJECT"),
-			undo: both(script(firewalldStops), replant)},
-		{name: "Docker started", inject: func(ctx context.Context, t *trial) error { return t.host.Docker(ctx) },
-			gone: pastDocker, undo: both(script(dockerStops), replant)},
+		{
+			name: "firewalld restarted", inject: script(firewalldStarts), gone: aheadOf("REJECT"),
+			undo: both(script(firewalldStops), replant),
+		},
+		{
+			name: "Docker started", inject: func(ctx context.Context, t *trial) error { return t.host.Docker(ctx) },
+			gone: pastDocker, undo: both(script(dockerStops), replant),
+		},
 	}
 }
 
@@ -127,21 +133,26 @@ func aheadOf(verdict string) func(context.Context, *trial) error {
 			if err != nil {
 				return err
 			}
-			ours, stop := -1, -1
-			for i, line := range strings.Split(out, "\n") {
-				switch {
-				case flannels(line):
-					ours = i
-				case strings.HasPrefix(line, "-A FORWARD -j "+verdict):
-					stop = i
-				}
-			}
-			if ours < 0 || stop < ours {
+			if !ahead(out, "-A FORWARD -j "+verdict) {
 				return fmt.Errorf("%s: not ahead of %s:\n%s", iptables(f), verdict, out)
 			}
 		}
 		return nil
 	}
+}
+
+// ahead says whether all rules of flannel's come before the one that begins so.
+func ahead(rules, stop string) bool {
+	ours, theirs := -1, -1
+	for i, line := range strings.Split(rules, "\n") {
+		switch {
+		case flannels(line):
+			ours = i
+		case strings.HasPrefix(line, stop):
+			theirs = i
+		}
+	}
+	return ours >= 0 && theirs > ours
 }
 
 // pastDocker demands a rule of ours where Docker's policy DROP cannot undo it.
@@ -174,11 +185,15 @@ func sysctlFaults() []fault {
 	sixth := func(v variant) bool { return v.family == "6" && v.tunnels() }
 	return []fault{
 		{name: "forwarding of the uplink off", inject: set("ipv4/conf/eth0/forwarding=0"), applies: four, slow: true},
-		{name: "forwarding of the tunnel off", inject: set("ipv4/conf/DEV/forwarding=0"), slow: true,
-			applies: func(v variant) bool { return v.tunnels() && v.family == "4" }},
+		{
+			name: "forwarding of the tunnel off", inject: set("ipv4/conf/DEV/forwarding=0"), slow: true,
+			applies: func(v variant) bool { return v.tunnels() && v.family == "4" },
+		},
 		{name: "IPv6 forwarding off", inject: set("ipv6/conf/all/forwarding=0"), applies: six, slow: true},
 		{name: "accept_ra of the tunnel on", inject: set("ipv6/conf/DEV/accept_ra=1"), applies: sixth, slow: true},
-		{name: "rp_filter of the tunnel strict", inject: set("ipv4/conf/DEV/rp_filter=1"), slow: true,
-			applies: func(v variant) bool { return v.tunnels() && v.family == "4" }},
+		{
+			name: "rp_filter of the tunnel strict", inject: set("ipv4/conf/DEV/rp_filter=1"), slow: true,
+			applies: func(v variant) bool { return v.tunnels() && v.family == "4" },
+		},
 	}
 }

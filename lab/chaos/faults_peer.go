@@ -12,7 +12,6 @@ import (
 
 // The ways by which a fabric reaches a peer, broken one at a time.
 func peerFaults() []fault {
-	tunnelled := func(v variant) bool { return v.carrier == vxlan }
 	return []fault{
 		{name: "peer's route deleted", crowd: true, inject: func(ctx context.Context, t *trial) error {
 			return t.ip(ctx, "route del %s proto 70", t.reached())
@@ -63,6 +62,12 @@ func peerFaults() []fault {
 				return fmt.Sprintf("nexthop replace id %s via %s dev eth0 proto 70", id, t.nowhere())
 			})
 		}, applies: routed},
+	}
+}
+
+// flushes take the ways to all peers at once.
+func flushes() []fault {
+	return []fault{
 		{name: "peers' routes flushed", crowd: true, inject: flushPeers, applies: routed},
 		{name: "main table flushed, network manager puts back its own", inject: flushMain},
 		{name: "ip neigh flush", crowd: true, inject: func(ctx context.Context, t *trial) error {
@@ -75,6 +80,9 @@ func peerFaults() []fault {
 		}, applies: tunnelled},
 	}
 }
+
+// tunnelled says whether peers have neighbours and forwarding entries.
+func tunnelled(v variant) bool { return v.carrier == vxlan }
 
 // routed says whether peers have routes of their own: udp has one for all.
 func routed(v variant) bool { return v.carrier != udp }

@@ -15,8 +15,10 @@ import (
 func udpFaults() []fault {
 	fast := func(v variant) bool { return v.carrier == udp && v.has(addr.IPv4) }
 	return []fault{
-		{name: "forwarder killed", applies: func(v variant) bool { return v.carrier == udp }, mute: true,
-			inject: func(ctx context.Context, t *trial) error { return t.host.KillForwarder(ctx) }, gone: forwards},
+		{
+			name: "forwarder killed", applies: func(v variant) bool { return v.carrier == udp }, mute: true,
+			inject: func(ctx context.Context, t *trial) error { return t.host.KillForwarder(ctx) }, gone: forwards,
+		},
 		{name: "fast path's pins removed", applies: fast, inject: unpin(""), gone: pinned, slow: true},
 		{name: "fast path's programs detached", applies: fast, inject: unpin("link-"), gone: pinned, slow: true},
 		{name: "fast path's hidden device deleted", applies: fast, gone: pinned, inject: func(ctx context.Context, t *trial) error {
@@ -63,7 +65,7 @@ func unpin(prefix string) func(context.Context, *trial) error {
 		if err := t.notePins(); err != nil {
 			return err
 		}
-		for _, pin := range strings.Fields(t.keep["pins"]) {
+		for pin := range strings.FieldsSeq(t.keep["pins"]) {
 			if !strings.HasPrefix(filepath.Base(pin), prefix) {
 				continue
 			}

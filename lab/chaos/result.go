@@ -155,14 +155,15 @@ func pair(values []float64, q float64) string {
 
 // Cost is what the daemons took for it.
 func (f *Fabric) Cost() string {
-	text := fmt.Sprintf("%.0f s; the three daemons used %.1f s of CPU and wrote %d log lines.", float64(f.Took), float64(f.CPU), f.Lines)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%.0f s; the three daemons used %.1f s of CPU and wrote %d log lines.", float64(f.Took), float64(f.CPU), f.Lines)
 	for _, row := range f.Faults {
 		for _, fail := range row.Fails {
-			text += fmt.Sprintf("\n- **%s** on %s: %s %s", row.Name, fail.Host, fail.Why, fail.Dump)
+			fmt.Fprintf(&b, "\n- **%s** on %s: %s %s", row.Name, fail.Host, fail.Why, fail.Dump)
 		}
 	}
 	if f.Breakage != "" {
-		text += "\n- **broken off**: " + f.Breakage
+		b.WriteString("\n- **broken off**: " + f.Breakage)
 	}
-	return text
+	return b.String()
 }

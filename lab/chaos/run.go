@@ -60,10 +60,7 @@ type Bench struct {
 // giveUp is after how many failures a fault is not tried again.
 const giveUp = 2
 
-var (
-	errNothing = errors.New("no such thing to run")
-	errBroken  = errors.New("the fabric did not come back")
-)
+var errNothing = errors.New("no such thing to run")
 
 // Run does what is asked for and returns what it found, also if it was cut short
 // by an error.
@@ -95,7 +92,10 @@ func (b *Bench) plan() []variant {
 	var out []variant
 	picked := func(list []string, word string) bool { return len(list) == 0 || slices.Contains(list, word) }
 	for _, v := range variants() {
-		small := (slices.Contains(b.Modes, Told) || slices.Contains(b.Modes, Deaf)) && !(b.Plain && special(v))
+		if b.Plain && special(v) {
+			continue
+		}
+		small := slices.Contains(b.Modes, Told) || slices.Contains(b.Modes, Deaf)
 		if small && picked(b.Carriers, v.carrier) && picked(b.Families, v.family) && len(chosen(v, b.Faults)) > 0 {
 			out = append(out, v)
 		}
@@ -259,6 +259,9 @@ func (a *arena) judge(ctx context.Context, v verdict) error {
 	err := v.after(wait)
 	if err == nil {
 		err = a.scene.whole(wait)
+	}
+	if err == nil {
+		err = a.scene.carries(wait, a.scene.marks())
 	}
 	if err == nil {
 		return nil

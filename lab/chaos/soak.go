@@ -249,7 +249,7 @@ func (s *soaking) recover(ctx context.Context, v verdict) error {
 	}
 	wait, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	err := errors.Join(v.failure, v.after(wait), s.scene.whole(wait))
+	err := errors.Join(v.failure, v.after(wait), s.scene.whole(wait), s.scene.carries(wait, s.scene.marks()))
 	if err == nil {
 		err = poll(wait, func(ctx context.Context) error {
 			now, err := s.scene.owners(ctx)

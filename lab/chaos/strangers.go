@@ -71,36 +71,38 @@ func iptables(f addr.Family) string {
 // strangers plants, waits until the daemons have answered to it, and notes what
 // is foreign and what all hosts are then.
 func (s *scene) strangers(ctx context.Context) error {
-	for i, h := range s.fabric.Hosts {
-		bare, err := s.eyes[i].look(ctx)
-		if err != nil {
+	for _, e := range s.eyes {
+		if err := s.learn(ctx, e); err != nil {
 			return err
-		}
-		if err := s.plant(ctx, h); err != nil {
-			return err
-		}
-		after, err := s.eyes[i].look(ctx)
-		if err != nil {
-			return err
-		}
-		for _, line := range bare.difference(after) {
-			if text, more := strings.CutPrefix(line, "+ "); more && !flannels(text) {
-				s.foreign[text] = true
-			}
 		}
 	}
-	err := poll(ctx, func(ctx context.Context) error {
-		for i := range s.eyes {
-			if err := s.accepted(ctx, i); err != nil {
-				return err
-			}
+	for i := range s.eyes {
+		if err := poll(ctx, func(ctx context.Context) error { return s.accepted(ctx, i) }); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return s.settle(ctx)
+}
+
+// learn plants on a host and notes what that made.
+func (s *scene) learn(ctx context.Context, e *eye) error {
+	bare, err := e.look(ctx)
 	if err != nil {
 		return err
 	}
-	return s.settle(ctx)
+	if err := s.plant(ctx, e.host); err != nil {
+		return err
+	}
+	after, err := e.look(ctx)
+	if err != nil {
+		return err
+	}
+	for _, line := range bare.difference(after) {
+		if text, more := strings.CutPrefix(line, "+ "); more && !flannels(text) {
+			s.foreign[text] = true
+		}
+	}
+	return nil
 }
 
 // accepted says whether packets of the cluster are accepted in FORWARD, which
