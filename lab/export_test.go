@@ -49,3 +49,12 @@ func Place(underlay Underlay, hosts, index int, f addr.Family) (prefix netip.Pre
 func CheckPlan(underlay Underlay, hosts int) error {
 	return plan{underlay: underlay, hosts: hosts}.check()
 }
+
+// Numbers counts those that are missing between from and the greatest, and all.
+func Numbers(from uint64, came ...uint64) (missing, count uint64) {
+	var s numbers
+	for _, n := range came {
+		s.add(n)
+	}
+	return s.missing(from), s.count
+}
