@@ -37,37 +37,48 @@ func (r *reader) hidden(ctx context.Context, wanted map[key]state.Route, have ma
 			if err != nil {
 				return nil, fmt.Errorf("list %s routes of protocol %d: %w", f, protocol, err)
 			}
-			for _, raw := range list {
-				w, ours := r.behind(raw, wanted, have)
-				if !ours {
-					continue
-				}
-				front, err := r.front(ctx, w)
-				if err != nil {
-					return nil, err
-				}
-				if front != "" {
-					h := hidden{w, front}
-					out = append(out, reconcile.Change{Op: reconcile.Update, Object: w, Was: h.String(), Found: h})
-				}
+			changes, err := r.inVain(ctx, r.behind(list, wanted, have))
+			if err != nil {
+				return nil, err
 			}
+			out = append(out, changes...)
 		}
 	}
 	return out, nil
 }
 
-// behind finds the wanted route that stands as it should, maybe behind raw.
-func (r *reader) behind(raw nl.Route, wanted map[key]state.Route, have map[key]found) (state.Route, bool) {
-	k := key{dst: raw.Dst}
-	if raw.Dst.Addr().Is6() {
-		k.metric = defaultMetric6
+// inVain are those of routes that packets do not take.
+func (r *reader) inVain(ctx context.Context, routes []state.Route) ([]reconcile.Change, error) {
+	var out []reconcile.Change
+	for _, w := range routes {
+		front, err := r.front(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		if front != "" {
+			h := hidden{w, front}
+			out = append(out, reconcile.Change{Op: reconcile.Update, Object: w, Was: h.String(), Found: h})
+		}
 	}
-	w, ok := wanted[k]
-	f, there := have[k]
-	if !ok || !there || raw.Metric > k.metric || w.Blackhole {
-		return w, false
+	return out, nil
+}
+
+// behind finds the wanted routes that stand as they should, maybe behind one of
+// list.
+func (r *reader) behind(list []nl.Route, wanted map[key]state.Route, have map[key]found) []state.Route {
+	var out []state.Route
+	for _, raw := range list {
+		k := key{dst: raw.Dst}
+		if raw.Dst.Addr().Is6() {
+			k.metric = defaultMetric6
+		}
+		w, ok := wanted[k]
+		f, there := have[k]
+		if ok && there && raw.Metric <= k.metric && !w.Blackhole && same(w, f) {
+			out = append(out, w)
+		}
 	}
-	return w, same(w, f)
+	return out
 }
 
 // front says what packets to w take, unless that is w.
