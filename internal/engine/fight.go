@@ -15,7 +15,7 @@ const (
 	// fightRepairs of one object within fightWindow are a fight: its next repair
 	// waits, and each further one twice as long, up to fightLongest.
 	fightRepairs = 6
-	fightWindow  = 2 * time.Second
+	fightWindow  = 5 * time.Second
 	fightLongest = 30 * time.Second
 	// fightSlow repairs, none later than fightCalm after the one before, are told
 	// as one, too, but not delayed: they cost little.

@@ -43,14 +43,14 @@ func TestFightBacksOff(t *testing.T) {
 	for i := 1; i < len(at); i++ {
 		waits = append(waits, (at[i] - at[i-1]).Round(time.Second).String())
 	}
-	if got, want := strings.Join(waits, " "), "0s 0s 1s 2s 4s 8s 16s 30s 30s 30s 30s"; got != want {
+	if got, want := strings.Join(waits, " "), "0s 0s 0s 0s 0s 1s 2s 4s 8s 16s 30s 30s 30s 30s"; got != want {
 		t.Errorf("waits %s, want %s", got, want)
 	}
 	end := start().Add(3 * time.Minute)
 	if fs.holds(routeTo(2).Key(), end) {
 		t.Error("another object has to wait")
 	}
-	if w := fs.warnings(end); len(w) != 1 || !strings.Contains(w[0], "again and again (12 times, last by somebody): next attempt in ") {
+	if w := fs.warnings(end); len(w) != 1 || !strings.Contains(w[0], "again and again (15 times, last by somebody): next attempt in ") {
 		t.Errorf("warnings %q", w)
 	}
 }
@@ -124,7 +124,7 @@ func TestFightOverEverything(t *testing.T) {
 			fs.repaired(o, "", now)
 		}
 	}
-	if len(fs) > fightLimit+1 || tries > 12*objects {
+	if len(fs) > fightLimit+1 || tries > 15*objects {
 		t.Errorf("%d remembered, %d repairs of %d objects", len(fs), tries, objects)
 	}
 	if w := fs.warnings(start()); len(w) != shownFights+1 {

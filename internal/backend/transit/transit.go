@@ -123,22 +123,7 @@ func (b *Backend) Local(self lease.Lease, n facts.Node) (state.Set, error) {
 			return state.Set{}, err
 		}
 	}
-	if len(b.members) > 1 {
-		sum.Sysctls = append(sum.Sysctls, loose(sum.Links)...)
-	}
 	return sum, nil
-}
-
-// loose lets packets in that come by one carrier while the way back is another's.
-// The strict check that some distributions set by default would drop them
-// (rp_filter, Documentation/networking/ip-sysctl.rst). Of a link and of "all" the
-// larger value counts, so the links of others are left alone.
-func loose(links []state.Link) []state.Sysctl {
-	var out []state.Sysctl
-	for _, l := range links {
-		out = append(out, state.Sysctl{Path: "net/ipv4/conf/" + l.Name + "/rp_filter", Value: "2", Link: l.Name})
-	}
-	return out
 }
 
 // held is an object and the carrier that wanted it first.
