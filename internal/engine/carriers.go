@@ -53,7 +53,8 @@ func newCarriers(kit transit.Kit) carriers {
 
 // next makes the plan for what is known now, and its backend.
 func (c *carriers) next(in Inputs, setup backend.Setup) {
-	c.census.Update(in.Snapshot.Leases, in.Network, lease.Self{HostID: in.Node.HostID, Subnets: in.Own.Lease.Subnets})
+	self := lease.Self{HostID: in.Node.HostID, Public: in.Own.Lease.Public, Subnets: in.Own.Lease.Subnets}
+	c.census.Update(in.Snapshot.Leases, in.Network, self)
 	s := transit.Situation{
 		Config: c.config, Fresh: c.first == c.config.Wire.Name, Others: c.census, Trusted: trusted(in.Snapshot),
 		Shown: shown(in), Asked: c.asked, Placed: c.placed, Using: c.using,

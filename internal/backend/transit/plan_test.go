@@ -38,25 +38,35 @@ func offerOf(tb testing.TB, says ...string) lease.Offer {
 	wire, plain := strings.CutPrefix(says[0], "plain ")
 	wire = strings.TrimSuffix(wire, "-")
 	o := lease.Offer{Backend: strings.Fields(wire)[0]}
-	switch {
-	case wire == vx7:
-		o.Data.Put(addr.IPv4, `{"VNI":7,"VtepMAC":"02:00:00:00:00:01"}`)
-	case strings.HasPrefix(wire, "vxlan"):
-		o.Data.Put(addr.IPv4, `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`)
-	}
+	o.Data = dataOf(wire)
 	if plain {
 		return o
 	}
 	var r transit.Record
 	for _, s := range says {
 		wire, only := strings.CutSuffix(s, "-")
-		r.Entries = append(r.Entries, transit.Entry{Wire: wire, Backend: []byte(optionsOf(wire)), ReceiveOnly: only})
+		e := transit.Entry{Wire: wire, Backend: []byte(optionsOf(wire)), ReceiveOnly: only}
+		if len(r.Entries) > 0 {
+			e.Data = dataOf(wire)
+		}
+		r.Entries = append(r.Entries, e)
 	}
 	var err error
 	if o.Extra, err = r.Format(""); err != nil {
 		tb.Fatal(err)
 	}
 	return o
+}
+
+// dataOf is backend data for a wire.
+func dataOf(wire string) (out addr.ByFamily[string]) {
+	switch {
+	case wire == vx7:
+		out.Put(addr.IPv4, `{"VNI":7,"VtepMAC":"02:00:00:00:00:01"}`)
+	case strings.HasPrefix(wire, "vxlan"):
+		out.Put(addr.IPv4, `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`)
+	}
+	return out
 }
 
 // situation is one row.
