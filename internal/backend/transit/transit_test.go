@@ -168,7 +168,6 @@ func TestDevicesOfOneNetworkKeepTheirNames(t *testing.T) {
 }
 
 func TestFollow(t *testing.T) {
-
 	for _, tt := range []struct{ was, is, from, to string }{
 		{optionsOf(vx), optionsOf(up), vx, up},
 		{optionsOf(vx), `{"Type":"vxlan","MTU":1400}`, vx, vx},
