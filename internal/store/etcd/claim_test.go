@@ -215,6 +215,43 @@ func TestOverwrittenByFlannel(t *testing.T) {
 	})
 }
 
+// Garbage in the place of an own lease is replaced, if it is sure to be ours.
+func TestGarbageInOwnLease(t *testing.T) {
+	for name, c := range map[string]struct {
+		host  string
+		apart bool // from the claims: the grant is not ours
+		want  error
+	}{
+		"ours":                  {"h1", false, nil},
+		"another host's":        {"h2", false, lease.ErrTaken},
+		"apart from its claims": {"h1", true, lease.ErrTaken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				claim(t, w.store("h1"), ask("192.0.2.1", "10.5.1.0/24"))
+				e, _ := w.get("subnets/10.5.1.0-24")
+				grant := e.Lease
+				if c.apart {
+					grant = 0
+				}
+				w.put(t, "subnets/10.5.1.0-24", `{"PublicIP":`, grant)
+				s := w.store(c.host)
+				if c.host == "h1" {
+					wait(2 * time.Minute) // the session of the first one ends
+				}
+				_, err := s.Claim(t.Context(), ask("192.0.2.1", "10.5.1.0/24"))
+				if !errors.Is(err, c.want) {
+					t.Fatalf("claim: %v, want %v", err, c.want)
+				}
+				if e, _ := w.get("subnets/10.5.1.0-24"); (e.Value == `{"PublicIP":`) != (c.want != nil) {
+					t.Errorf("value %s", e.Value)
+				}
+			})
+		})
+	}
+}
+
 func TestReservationPutBackByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -52,9 +52,12 @@ func newPlan(p *picture, host string, c lease.Claim) (plan, error) {
 		pl.owner = p.owner(l)
 	}
 	var err error
-	if c.Token == 0 {
+	switch {
+	case c.Token == 0 && pl.garbled(p):
+		pl.ifs = append(pl.ifs, kv.Unchanged(pl.key, pl.old.Mod))
+	case c.Token == 0:
 		err = pl.create(p, c)
-	} else {
+	default:
 		err = pl.rewrite(p, c)
 	}
 	if err == nil {
@@ -83,6 +86,21 @@ func (pl *plan) create(p *picture, c lease.Claim) error {
 	}
 	pl.ifs = append(pl.ifs, kv.Absent(free))
 	return nil
+}
+
+// garbled says whether somebody put what cannot be read in the place of our own
+// lease: it still lives on the grant that our claims live on. No host writes such
+// a value, so there is nobody to yield to.
+func (pl *plan) garbled(p *picture) bool {
+	if _, bad := p.bad[pl.key]; !bad || pl.old.Lease == 0 {
+		return false
+	}
+	for _, key := range claimKeys(pl.claim.Subnets) {
+		if h := p.holders[key]; h.host != pl.host || h.grant != pl.old.Lease {
+			return false
+		}
+	}
+	return true
 }
 
 // place is where the lease of subnets and its twin, IPv4 alone or with another
