@@ -69,9 +69,10 @@ func TestFaults(t *testing.T) {
 			[]chaos.Mode{chaos.Told},
 			7,
 		},
-		{"soak", ``, []string{"vxlan"}, nil, []chaos.Mode{chaos.Soaks}, 0},
+		{"soak", `^peer's .*(deleted|altered)|device|flush|FORWARD|DROP|uplink's MTU`, []string{"vxlan"}, nil, []chaos.Mode{chaos.Soaks}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			r, err := chaos.Run(t.Context(), chaos.Options{
 				Binaries: b, Carriers: c.carriers, Families: c.families, Faults: regexp.MustCompile(c.faults), Modes: c.modes,
 				Plain: true, Runs: 1, DeafRuns: 1, Soak: 5 * time.Second, Seed: 5, Progress: t.Output(),

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -106,7 +105,10 @@ func (b *Bench) soak(ctx context.Context) error {
 	begin := time.Now()
 	for _, carrier := range carriers {
 		v := variant{carrier: carrier, family: "dual", firewall: lab.NFTables, peers: real3}
-		s.arena = &arena{Bench: b, variant: v, meter: &meter{}, faults: chosen(v, regexp.MustCompile("")), into: &Fabric{}}
+		if len(chosen(v, b.Faults)) == 0 {
+			return fmt.Errorf("soak of %s, faults %s: %w", v.name(), b.Faults, errNothing)
+		}
+		s.arena = &arena{Bench: b, variant: v, meter: &meter{}, faults: chosen(v, b.Faults), into: &Fabric{}}
 		if err := errors.Join(s.fabric(ctx, b.Soak/time.Duration(len(carriers))), s.leave(ctx)); err != nil {
 			return err
 		}
