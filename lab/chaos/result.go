@@ -159,7 +159,7 @@ func (f *Fabric) Cost() string {
 	fmt.Fprintf(&b, "%.0f s; the three daemons used %.1f s of CPU and wrote %d log lines.", float64(f.Took), float64(f.CPU), f.Lines)
 	for _, row := range f.Faults {
 		for _, fail := range row.Fails {
-			fmt.Fprintf(&b, "\n- **%s** on %s: %s %s", row.Name, fail.Host, fail.Why, fail.Dump)
+			fmt.Fprintf(&b, "\n- **%s** on %s: %s %s", row.Name, fail.Host, strings.ReplaceAll(fail.Why, "\n", " / "), fail.Dump)
 		}
 	}
 	if f.Breakage != "" {

@@ -13,7 +13,7 @@ func (a *arena) deaf(ctx context.Context, rounds int) error {
 	for round := range rounds {
 		var batch []int
 		for i, f := range a.faults {
-			if f.wide || f.mute || f.dark || a.rows[i].Deaf.Failed > 0 {
+			if f.wide || f.mute || f.dark || len(a.rows[i].Fails) >= giveUp {
 				continue
 			}
 			if batch = append(batch, i); len(batch) < real3 {

@@ -187,7 +187,7 @@ func (a *arena) leave(ctx context.Context) error {
 func (a *arena) told(ctx context.Context, rounds int) error {
 	for round := range rounds {
 		for i := range a.faults {
-			if a.rows[i].Told.Failed >= giveUp {
+			if len(a.rows[i].Fails) >= giveUp {
 				continue
 			}
 			if err := a.one(ctx, i, round); err != nil {
@@ -292,7 +292,9 @@ func (a *arena) fail(ctx context.Context, v verdict, why error) {
 	if v.deaf {
 		times = &v.row.Deaf
 	}
-	times.Failed++
+	if v.failure != nil {
+		times.Failed++ // else it was repaired, and something else was wrong then
+	}
 	v.row.Fails = append(v.row.Fails, Fail{Deaf: v.deaf, Host: v.host.Name, Why: why.Error(), Dump: file})
 	a.progress("%s: %s on %s: %v\n          %s", a.name(), v.fault.name, v.host.Name, why, file)
 }

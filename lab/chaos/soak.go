@@ -317,7 +317,7 @@ func (s *Soak) Text() string {
 		fmt.Fprintf(&b, "| %s | %.1f → %.1f | %d → %d | %d → %d |\n", g.Fabric, g.RSS[0], g.RSS[1], g.Files[0], g.Files[1], g.Threads[0], g.Threads[1])
 	}
 	for _, fail := range s.Fails {
-		fmt.Fprintf(&b, "\n- on %s: %s %s", fail.Host, fail.Why, fail.Dump)
+		fmt.Fprintf(&b, "\n- on %s: %s %s", fail.Host, strings.ReplaceAll(fail.Why, "\n", " / "), fail.Dump)
 	}
 	b.WriteString("\n")
 	return b.String()
