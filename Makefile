@@ -16,7 +16,7 @@ GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Packages whose tests make network namespaces and so want root.
-ROOTED := ./internal/driver/... ./internal/bpf ./internal/nl/... ./internal/probe/... ./daemon/... ./internal/tunnel/forwarder
+ROOTED := ./internal/driver/... ./internal/cleanup ./internal/bpf ./internal/nl/... ./internal/probe/... ./daemon/... ./internal/tunnel/forwarder
 # -exec runs the test binary, not the compiler, as root.
 ASROOT := -exec $(CURDIR)/scripts/asroot.sh
 
@@ -80,7 +80,7 @@ test-explorer: ## the schedule explorer: a few schedules with the race detector,
 # s390x has the other byte order. What talks to the kernel or starts programs
 # is left out: qemu translates system calls, but not all of netlink. A whole etcd
 # misses its deadlines there, and a test cannot start itself.
-FOREIGN := /archtest|/cmd/|/internal/bpf$$|/ctl$$|/driver/|/embedded$$|/explorer|/etcdtest|/forwarder|/internal/nl$$|/lab|/probe|-ng/daemon
+FOREIGN := /archtest|/cleanup|/cmd/|/internal/bpf$$|/ctl$$|/driver/|/embedded$$|/explorer|/etcdtest|/forwarder|/internal/nl$$|/lab|/probe|-ng/daemon
 
 .PHONY: test-bigendian
 test-bigendian: ## tests that need no kernel, on big-endian s390x under qemu-user

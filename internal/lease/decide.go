@@ -175,10 +175,12 @@ func (d *decision) defend() {
 		d.move(own, present)
 	case present:
 		d.keep(own)
-	case d.garbled():
-		d.lose("its key in the store was overwritten with something that is no lease")
+	case !d.garbled():
+		d.regain("the lease was deleted from the store")
+	case d.Holding.State == Lost || d.Attempt > 0: // the store knows that it is not ours any more
+		d.lose(garbage)
 	default:
-		d.regain()
+		d.regain(garbage)
 	}
 }
 
@@ -190,11 +192,14 @@ func (d *decision) lose(reason string) {
 	d.passTime() // without grace
 }
 
+// garbage is why a lease is gone that is there.
+const garbage = "its key in the store was overwritten with something that is no lease"
+
 // regain claims a lease that is gone from the store again, as long as it is
 // free.
-func (d *decision) regain() {
+func (d *decision) regain(gone string) {
 	if d.Holding.State == Owned {
-		d.enter(Expired, "the lease was deleted from the store")
+		d.enter(Expired, gone)
 	}
 	d.claim(Claim{Subnets: d.Holding.Lease.Subnets}, "the lease is gone from the store and still free")
 }

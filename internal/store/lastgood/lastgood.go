@@ -157,7 +157,6 @@ type watch struct {
 
 	known    position       // of the last live picture, or of the saved one
 	last     lease.Snapshot // the last live picture
-	own      bool           // it has the own lease
 	settling bool           // absence means nothing; until settled rings
 	settled  *time.Timer
 

@@ -212,7 +212,13 @@ func TestSettles(t *testing.T) {
 			inner := newScript()
 			got, stop := run(t, inner, o)
 			inner.pictures <- live("c1/net", 9)
-			inner.pictures <- live("c1/net", 10)
+			before := live("c1/net", 10)
+			for _, peer := range []string{"h2", "h3"} {
+				l := *before.Leases[0]
+				l.Key, l.Owner = peer, peer
+				before.Leases = append(before.Leases, &l)
+			}
+			inner.pictures <- before
 			gone := live("c1/net", 11)
 			gone.Leases = nil
 			back(&gone)
@@ -237,6 +243,31 @@ func TestSettles(t *testing.T) {
 			stop()
 		})
 	}
+}
+
+// Without the own lease alone, absence means what it says.
+func TestOwnLeaseGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, _ := options(t)
+		o.HostID = "h1"
+		inner := newScript()
+		got, stop := run(t, inner, o)
+		defer stop()
+		p := live("c1/net", 9)
+		for _, peer := range []string{"h2", "h3"} {
+			l := *p.Leases[0]
+			l.Key, l.Owner = peer, peer
+			p.Leases = append(p.Leases, &l)
+		}
+		inner.pictures <- p
+		gone := p
+		gone.Rev, gone.Leases = 10, p.Leases[1:]
+		inner.pictures <- gone
+		wait(time.Second)
+		if p := got(); len(p) != 2 || p[1].Settling {
+			t.Errorf("pictures %+v", p)
+		}
+	})
 }
 
 func TestWritesAreSpaced(t *testing.T) {

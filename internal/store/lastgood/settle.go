@@ -20,24 +20,32 @@ func (k position) wentBack(p lease.Snapshot) bool {
 }
 
 // watchOut begins the time in which absence means nothing, if p is of another
-// history, or lacks the own lease: then those of others are probably gone for
-// the same reason. The hosts whose leases it lacks are alive, and their
+// history, or lacks the own lease and those of most others: they ended while the
+// store could not be reached. The hosts whose leases it lacks are alive, and their
 // containers talk.
 func (w *watch) watchOut(p lease.Snapshot) {
 	if !p.Synced {
 		return
 	}
-	had := w.own
-	w.own = slices.ContainsFunc(p.Leases, func(l *lease.Lease) bool {
-		return l.Owner != "" && l.Owner == w.store.options.HostID
-	})
 	switch {
 	case w.known.wentBack(p):
 		w.doubt("the store was restored or replaced: for a while nothing is removed on its word")
-	case had && !w.own:
-		w.doubt("the own lease is gone from the store: for a while nothing is removed on its word")
+	case w.swept(p):
+		w.doubt("the own lease and most others are gone from the store: for a while nothing is removed on its word")
 	}
 	w.known = position{cluster: p.Cluster, epoch: p.Epoch, rev: p.Rev}
+}
+
+// swept says whether p has lost, since the last picture, the own lease and more
+// than half of the others.
+func (w *watch) swept(p lease.Snapshot) bool {
+	host := w.store.options.HostID
+	own := func(l *lease.Lease) bool { return l.Owner != "" && l.Owner == host }
+	if !slices.ContainsFunc(w.last.Leases, own) || slices.ContainsFunc(p.Leases, own) {
+		return false
+	}
+	gone, _ := lease.Differ(w.last.Leases, p.Leases)
+	return len(gone) > 1+(len(w.last.Leases)-1)/2
 }
 
 func (w *watch) doubt(why string) {
