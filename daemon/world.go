@@ -197,6 +197,10 @@ func (w *world) uplink(ctx context.Context, links []facts.Link, families []addr.
 		if n, ok := facts.Keep(*w.node, links, wish); ok {
 			return n, nil
 		}
+		for _, f := range families {
+			a := w.node.Source.At(f)
+			wish.Global.Put(f, a.IsValid() && !a.IsLinkLocalUnicast())
+		}
 	}
 	routes, err := probe.Routes(ctx, w.ours, links)
 	if err != nil {

@@ -32,7 +32,8 @@ func Keep(prev Node, links []Link, w Wish) (Node, bool) {
 
 // follow keeps the address had, while it is usable; otherwise it takes the
 // best. A link-local address is kept only for want of others: it is the first
-// that a link has when it comes up, long before a router or DHCP gives another.
+// that a link has when it comes up, long before a router or DHCP gives another;
+// and it never takes the place of another.
 // A deprecated address that has no successor still works.
 func (l Link) follow(f addr.Family, had netip.Addr, fixed bool) (netip.Addr, bool) {
 	if !had.IsValid() {
@@ -45,8 +46,11 @@ func (l Link) follow(f addr.Family, had netip.Addr, fixed bool) (netip.Addr, boo
 	if !ok {
 		return had, l.has(had)
 	}
-	if had.IsLinkLocalUnicast() != best.IsLinkLocalUnicast() {
+	switch {
+	case had.IsLinkLocalUnicast() && !best.IsLinkLocalUnicast():
 		return best, true
+	case best.IsLinkLocalUnicast() && !had.IsLinkLocalUnicast():
+		return had, l.has(had) // another link may have a global one now
 	}
 	if l.has(had) && !l.deprecates(had) || l.deprecates(best) && l.has(had) {
 		return had, true

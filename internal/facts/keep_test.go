@@ -21,24 +21,36 @@ func selected(t *testing.T, w facts.Wish) facts.Node {
 }
 
 // A link that comes up has a link-local address first. It is left for another as
-// soon as there is one, and that one is kept.
+// soon as there is one, and never taken again: peers would send into the void.
 func TestKeepLinkLocal(t *testing.T) {
 	w := facts.Wish{Families: dual()}
-	n := selected(t, w)
+	n, err := facts.Select(uplink("169.254.0.9/16", "fe80::1/64"), defaults(), w)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, step := range []struct {
 		addrs  []string
 		source addr.ByFamily[netip.Addr]
 	}{
-		{[]string{"198.51.100.1/24", "fe80::1/64"}, ips("198.51.100.1", "fe80::1")},
-		{[]string{"198.51.100.1/24", "fe80::1/64", "fe80::2/64"}, ips("198.51.100.1", "fe80::1")},
+		{[]string{"169.254.0.9/16", "fe80::1/64"}, ips("169.254.0.9", "fe80::1")},
+		{[]string{"169.254.0.9/16", "fe80::1/64", "fe80::2/64"}, ips("169.254.0.9", "fe80::1")},
 		{[]string{"169.254.0.9/16", "fe80::1/64", "2001:db8::1/64"}, ips("169.254.0.9", "2001:db8::1")},
 		{[]string{"169.254.0.9/16", "198.51.100.1/24", "fe80::1/64", "2001:db8::1/64"}, ips("198.51.100.1", "2001:db8::1")},
-		{[]string{"169.254.0.9/16", "198.51.100.1/24", "fe80::1/64", "2001:db8::1/64"}, ips("198.51.100.1", "2001:db8::1")},
+		{[]string{"169.254.0.9/16", "198.51.100.1/24", "fe80::1/64", "2001:db8::2/64"}, ips("198.51.100.1", "2001:db8::2")},
 	} {
 		var ok bool
 		if n, ok = facts.Keep(n, uplink(step.addrs...), w); !ok || n.Source != step.source {
 			t.Fatalf("%s: from %v, want from %v", step.addrs, n.Source, step.source)
 		}
+	}
+	for _, addrs := range [][]string{{"198.51.100.1/24", "fe80::1/64"}, {"169.254.0.9/16", "2001:db8::2/64"}} {
+		if got, ok := facts.Keep(n, uplink(addrs...), w); ok {
+			t.Errorf("%s: from %v", addrs, got.Source)
+		}
+	}
+	w.Global = addr.Pair(true, true)
+	if got, err := facts.Select(uplink("198.51.100.1/24", "fe80::1/64"), defaults(), w); err == nil {
+		t.Errorf("selected %v", got.Source)
 	}
 }
 

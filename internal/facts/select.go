@@ -20,6 +20,9 @@ type Wish struct {
 	IfaceRegex []*regexp.Regexp
 	CanReach   netip.Addr
 	Public     addr.ByFamily[netip.Addr] // --public-ip, --public-ipv6
+	// Global: peers know this host by more than a link-local address. While it
+	// has no other, it is better to be where it was.
+	Global addr.ByFamily[bool]
 }
 
 // Select finds the link that carries traffic between hosts and its addresses
@@ -232,6 +235,9 @@ func (s selector) address(c *choice) error {
 			if a, ok = c.link.best(f, anyAddress); !ok {
 				return fmt.Errorf("interface %s has no usable %s address", c.link.Name, f)
 			}
+		}
+		if s.wish.Global.At(f) && a.IsLinkLocalUnicast() {
+			return fmt.Errorf("interface %s has no %s address but a link-local one", c.link.Name, f)
 		}
 		source.Put(f, a)
 	}

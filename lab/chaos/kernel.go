@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
 // reading is what one look at a kernel finds, as lines that compare: links by
@@ -170,7 +172,11 @@ func (r *reading) nexthop(b []byte) {
 		content = fmt.Sprintf("group %x", group)
 	}
 	r.nexthops[number(all[unix.NHA_ID])] = content
-	r.add("nexthop %s", content)
+	// Routes are read with what they use. One of ours that none uses decides
+	// nothing, and goes with the next full pass.
+	if b[2] != state.Protocol {
+		r.add("nexthop %s", content)
+	}
 }
 
 func (r *reading) route(b []byte) {
