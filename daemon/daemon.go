@@ -151,7 +151,9 @@ type parts struct {
 func newParts(c Config, id *identity.Identity, st *stores) *parts {
 	p := &parts{log: c.Log, ring: events.New(events.DefaultLimit, time.Now), stores: st}
 	p.world = newWorld(c, id.Host)
-	p.world.moved = st.client.Moved
+	if st.client != nil {
+		p.world.moved = st.client.Moved
+	}
 	p.world.startup = newStartup(c.Log, func() { p.engine.Ring() })
 	p.engine = newEngine(c, p, p.world)
 	p.world.keeper = keeper.New(st.watched, keeper.Options{
