@@ -27,7 +27,8 @@ import (
 const (
 	defaultPatience = 3 * time.Second
 	// saveEvery bounds the writes of a busy fabric, and saveDuty those of a large
-	// one: the next comes not before so many times the last one took.
+	// one or to a slow disk: the next comes not before so many times the last one
+	// took, unless hosts change how they are reached.
 	saveEvery = time.Second
 	saveDuty  = 500
 	// renewalsEvery is how often a picture is written that differs only in
@@ -54,7 +55,7 @@ type Options struct {
 	// zero is 3 s.
 	Patience time.Duration
 	Log      *slog.Logger     // nil is silent
-	Now      func() time.Time // nil is time.Now; for the age of a picture
+	Now      func() time.Time // nil is time.Now; for the age of a picture, and how long a save takes
 }
 
 // Store is a lease.Store that also remembers.
@@ -164,8 +165,13 @@ type watch struct {
 
 	unsaved *lease.Snapshot
 	urgent  bool // it differs in more than revisions
-	written time.Time
-	failing bool // the last save failed
+	// pressing: in how hosts are reached. Two seconds after all have changed, the
+	// old way leads nowhere, so who boots by it would reach nobody until the store
+	// answers.
+	pressing bool
+	written  time.Time
+	took     time.Duration // the last save
+	failing  bool          // the last save failed
 }
 
 func (w *watch) run(ctx context.Context) error {
@@ -174,7 +180,6 @@ func (w *watch) run(ctx context.Context) error {
 	save := time.NewTimer(0)
 	defer save.Stop()
 	defer w.settled.Stop()
-	ready := false // a save may happen now
 	defer w.flush()
 	for {
 		select {
@@ -182,21 +187,27 @@ func (w *watch) run(ctx context.Context) error {
 			return ctx.Err()
 		case p := <-w.live:
 			w.accept(p)
+			save.Reset(time.Until(w.next()))
 		case <-remind.C:
 			w.remind()
 			remind.Reset(refreshEvery)
 		case <-save.C:
-			ready = true
 		case <-w.settled.C:
 			w.settle()
+			save.Reset(time.Until(w.next()))
 		}
-		if ready && w.unsaved != nil && (w.urgent || time.Since(w.written) >= renewalsEvery) {
-			began := time.Now()
+		if w.unsaved != nil && time.Until(w.next()) <= 0 && (w.urgent || time.Since(w.written) >= renewalsEvery) {
 			w.flush()
-			ready = false
-			save.Reset(max(saveEvery, saveDuty*time.Since(began)))
 		}
 	}
+}
+
+// next is when a save may happen.
+func (w *watch) next() time.Time {
+	if w.pressing {
+		return w.written.Add(saveEvery)
+	}
+	return w.written.Add(max(saveEvery, saveDuty*w.took))
 }
 
 // accept takes a live picture.
@@ -235,10 +246,12 @@ func (w *watch) flush() {
 	if w.unsaved == nil {
 		return
 	}
+	began := w.store.options.Now()
 	err := w.store.save(*w.unsaved)
+	w.took = w.store.options.Now().Sub(began)
 	if err != nil && !w.failing {
 		w.store.options.Log.Warn("picture is not remembered", "error", err)
 	}
 	w.failing = err != nil
-	w.unsaved, w.urgent, w.written = nil, false, time.Now()
+	w.unsaved, w.urgent, w.pressing, w.written = nil, false, false, time.Now()
 }

@@ -314,6 +314,50 @@ func TestWritesAreSpaced(t *testing.T) {
 	})
 }
 
+// However long a write takes: what says how hosts are reached is written within a
+// second or so. Two seconds later the old way may lead nowhere.
+func TestAnotherWayIsWrittenSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, _ := options(t)
+		began, calls := time.Now(), 0
+		o.Now = func() time.Time { // each write takes a while
+			calls++
+			return began.Add(time.Duration(calls) * 100 * time.Millisecond)
+		}
+		inner := newScript()
+		_, stop := run(t, inner, o)
+		defer stop()
+		rev := int64(0)
+		written := func(what string, want bool, change func(*lease.Snapshot)) {
+			t.Helper()
+			rev++
+			p := live("c1/net", rev)
+			change(&p)
+			synctest.Wait()
+			inner.pictures <- p
+			wait(1100 * time.Millisecond)
+			synctest.Wait()
+			text, err := os.ReadFile(o.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := lastgood.Decode(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Rev == rev; got != want {
+				t.Errorf("%s: written %t, want %t", what, got, want)
+			}
+		}
+		config := []byte(`{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}`)
+		written("the first", true, func(*lease.Snapshot) {})
+		written("a host has left", false, func(p *lease.Snapshot) { p.Leases = nil })
+		written("another config", true, func(p *lease.Snapshot) { p.Config = config })
+		written("another offer", true, func(p *lease.Snapshot) { p.Config, p.Leases[0].Offer.Extra = config, `{"carriers":[]}` })
+		written("a host has left", false, func(p *lease.Snapshot) { p.Config, p.Leases = config, nil })
+	})
+}
+
 // Renewals alone are written seldom: they change nothing for a host that boots.
 func TestRenewalsAreWrittenSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

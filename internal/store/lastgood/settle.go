@@ -60,6 +60,7 @@ func (w *watch) give() {
 	p := w.last
 	p.Settling = w.settling
 	if p.Synced && !p.Settling {
+		w.pressing = w.pressing || turns(w.remembered, p)
 		w.urgent = w.urgent || w.differs(p)
 		w.unsaved = &p
 	}
@@ -83,4 +84,21 @@ func (w *watch) differs(p lease.Snapshot) bool {
 	return before == nil || p.Changed == nil || len(p.Changed) > 0 ||
 		before.Cluster != p.Cluster || before.Epoch != p.Epoch || !bytes.Equal(before.Config, p.Config) ||
 		!slices.Equal(before.Recent, p.Recent)
+}
+
+// turns says whether hosts are reached in another way than before: by the config,
+// or by what one of them offers. Who came or went does not count.
+func turns(before *lease.Snapshot, p lease.Snapshot) bool {
+	if before == nil || p.Changed != nil && len(p.Changed) == 0 && bytes.Equal(before.Config, p.Config) {
+		return false
+	}
+	gone, come := lease.Differ(before.Leases, p.Leases)
+	offers := map[string]lease.Offer{}
+	for _, l := range gone {
+		offers[l.Key] = l.Offer
+	}
+	return !bytes.Equal(before.Config, p.Config) || slices.ContainsFunc(come, func(l *lease.Lease) bool {
+		old, ok := offers[l.Key]
+		return ok && old != l.Offer
+	})
 }
