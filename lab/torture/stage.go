@@ -91,8 +91,8 @@ var errUnknown = errors.New("no such data path")
 // patience bounds building a stage.
 const patience = time.Minute
 
-// build makes the fabric. Both hosts follow one network config, which is read at
-// start: so the second host finds another one.
+// build makes the fabric. Both hosts follow one network config; the second host
+// starts on another one, with a network that a running host does not follow.
 func (s *stage) build(ctx context.Context, bin lab.Binaries) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -106,8 +106,11 @@ func (s *stage) build(ctx context.Context, bin lab.Binaries) error {
 		return err
 	}
 	s.hosts = [2]*lab.Host(s.fabric.Hosts)
-	for i, c := range []carrier{s.from, s.to} {
-		if err := s.start(ctx, s.hosts[i], c); err != nil {
+	for i, conf := range []string{s.from.conf("10.5.255.0"), s.to.conf("10.5.254.0")} {
+		if err := s.fabric.Etcd.Put(ctx, lab.Prefix+"/config", conf); err != nil {
+			return err
+		}
+		if err := s.start(ctx, s.hosts[i], []carrier{s.from, s.to}[i]); err != nil {
 			return err
 		}
 	}
@@ -129,9 +132,6 @@ func (s *stage) build(ctx context.Context, bin lab.Binaries) error {
 }
 
 func (s *stage) start(ctx context.Context, h *lab.Host, c carrier) error {
-	if err := s.fabric.Etcd.Put(ctx, lab.Prefix+"/config", s.conf(c)); err != nil {
-		return err
-	}
 	if err := h.Start(context.WithoutCancel(ctx)); err != nil { // it outlives the time for building
 		return err
 	}
@@ -144,9 +144,10 @@ func (s *stage) start(ctx context.Context, h *lab.Host, c carrier) error {
 	return nil
 }
 
-func (s *stage) conf(c carrier) string {
-	return fmt.Sprintf(`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","EnableNFTables":true,"Backend":%s}`,
-		c.backend)
+// conf is a network config with c, and last as the last subnet.
+func (c carrier) conf(last string) string {
+	return fmt.Sprintf(`{"Network":"10.5.0.0/16","SubnetMax":%q,"EnableIPv6":true,"IPv6Network":"fc00:5::/48","EnableNFTables":true,"Backend":%s}`,
+		last, c.backend)
 }
 
 // fast makes sure that what is called the kernel's path is one.
