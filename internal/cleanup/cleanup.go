@@ -178,6 +178,10 @@ func (c *cleaner) lock() ([]io.Closer, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return []io.Closer{file}, nil
 	}
+	if errors.Is(err, unix.EROFS) { // nobody else can take it either
+		c.failed(c.o.StateDir, bare(err))
+		return []io.Closer{file}, nil
+	}
 	if err != nil {
 		return nil, errors.Join(held(err, c.o.StateDir), file.Close())
 	}

@@ -16,7 +16,7 @@ import (
 func Keep(prev Node, links []Link, w Wish) (Node, bool) {
 	n := Node{Links: links, Fixed: prev.Fixed, HostID: prev.HostID}
 	var ok bool
-	if n.Uplink, ok = n.LinkNamed(prev.Uplink.Name); !ok || n.Uplink.MTU <= 0 {
+	if n.Uplink, ok = successor(prev, links); !ok || n.Uplink.MTU <= 0 {
 		return Node{}, false
 	}
 	for _, f := range w.Families {
@@ -28,6 +28,21 @@ func Keep(prev Node, links []Link, w Wish) (Node, bool) {
 	}
 	n.Public = advertised(n.Source, w)
 	return n, true
+}
+
+// successor is what became of prev's uplink: the link of that name, or one that
+// has an address of it. Links are renamed.
+func successor(prev Node, links []Link) (Link, bool) {
+	if l, ok := (Node{Links: links}).LinkNamed(prev.Uplink.Name); ok {
+		return l, true
+	}
+	i := slices.IndexFunc(links, func(l Link) bool {
+		return !l.isTunnel() && (l.has(prev.Source.At(addr.IPv4)) || l.has(prev.Source.At(addr.IPv6)))
+	})
+	if i < 0 {
+		return Link{}, false
+	}
+	return links[i], true
 }
 
 // follow keeps the address had, while it is usable; otherwise it takes the
@@ -74,7 +89,7 @@ func Hold(prev Node, links []Link, w Wish, why error) (Node, bool) {
 	}
 	n := prev
 	n.Links, n.Routes = links, nil
-	if l, ok := n.LinkNamed(prev.Uplink.Name); ok {
+	if l, ok := successor(prev, links); ok {
 		l.MTU = cmp.Or(max(l.MTU, 0), prev.Uplink.MTU)
 		n.Uplink = l
 	}

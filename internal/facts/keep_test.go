@@ -127,6 +127,25 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// A link that is renamed is the same, as long as an address tells.
+func TestKeepRenamed(t *testing.T) {
+	w := facts.Wish{Families: dual()}
+	prev := selected(t, w)
+	links := uplink("198.51.100.1/24", "2001:db8::1/64")
+	links[0].Name = "lan0"
+	if n, ok := facts.Keep(prev, links, w); !ok || n.Uplink.Name != "lan0" || n.Source != prev.Source {
+		t.Errorf("%v: %s from %v", ok, n.Uplink.Name, n.Source)
+	}
+	links = uplink("198.51.100.1/24") // IPv6 went with it, for now
+	links[0].Name = "lan0"
+	if n, ok := facts.Keep(prev, links, w); ok {
+		t.Errorf("kept %v", n.Source)
+	}
+	if n, ok := facts.Hold(prev, links, w, errors.New("no route")); !ok || n.Uplink.Name != "lan0" || n.Source != prev.Source {
+		t.Errorf("%v: %s from %v", ok, n.Uplink.Name, n.Source)
+	}
+}
+
 // A family that was enabled later has nothing to keep.
 func TestKeepAnotherFamily(t *testing.T) {
 	prev := selected(t, facts.Wish{Families: only(addr.IPv4)})

@@ -497,7 +497,9 @@ func (p *planner) describe() {
 	case slices.ContainsFunc(p.groups, p.holds):
 		s.Phase, s.Why = Held, fmt.Sprintf("on %s by %s: restart it with the new config, or remove it", p.target, p.holders())
 	case !p.Placed[c] && !p.shown.lists(c) && !p.held.lists(c) && p.own != "":
-		s.Phase = Preparing
+		if s.Phase = Preparing; !p.has(c) {
+			s.Why = "there is no room for it beside " + strings.Join(p.wires(), ", ") + ", which hosts may send by"
+		}
 	case slices.ContainsFunc(p.groups, without):
 		s.Phase, s.Why = Receiving, "by both; waits for "+p.Others.names(without)
 	case s.Carrier != c || slices.ContainsFunc(old, func(w string) bool { return p.Using[w] }):
