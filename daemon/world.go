@@ -36,7 +36,7 @@ type world struct {
 
 	log *slog.Logger
 	// moved is told which addresses this host has; nil: nobody asks.
-	moved func(has func(netip.Addr) bool)
+	moved func(have []netip.Addr)
 
 	snapshot atomic.Pointer[lease.Snapshot]
 	node     *facts.Node              // the last that Node returned
@@ -131,7 +131,7 @@ func (w *world) host(ctx context.Context, families []addr.Family) (facts.Node, e
 		return facts.Node{}, fmt.Errorf("read links: %w", err)
 	}
 	if w.moved != nil {
-		w.moved(func(a netip.Addr) bool { return a.IsLoopback() || hasAddress(links, a) })
+		w.moved(addressesOf(links))
 	}
 	forwards, err := probe.Forwarding(ctx, links)
 	if err != nil {
@@ -142,10 +142,14 @@ func (w *world) host(ctx context.Context, families []addr.Family) (facts.Node, e
 	return n, err
 }
 
-func hasAddress(links []facts.Link, a netip.Addr) bool {
-	return slices.ContainsFunc(links, func(l facts.Link) bool {
-		return slices.ContainsFunc(l.Addrs, func(have facts.Addr) bool { return have.Prefix.Addr() == a })
-	})
+func addressesOf(links []facts.Link) []netip.Addr {
+	var out []netip.Addr
+	for _, l := range links {
+		for _, a := range l.Addrs {
+			out = append(out, a.Prefix.Addr())
+		}
+	}
+	return out
 }
 
 // survey reads the routes to all peers, and makes n the last node.

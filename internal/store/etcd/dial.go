@@ -86,8 +86,11 @@ func Dial(_ context.Context, c ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &remote{config: config, files: files, homes: &homes{}}
+	r := &remote{config: config, files: files, homes: newHomes()}
 	r.config.DialOptions = append(r.config.DialOptions, grpc.WithTransportCredentials(resident{files.credentials(), r.homes}))
+	if direct(c.Endpoints) {
+		r.config.DialOptions = append(r.config.DialOptions, grpc.WithContextDialer(r.homes.dial))
+	}
 	client := NewClient(r, c.Prefix)
 	client.warning, client.servers = c.plaintext(), strings.Join(c.Endpoints, ", ")
 	return client, nil
