@@ -7,7 +7,7 @@ import (
 	"text/template"
 )
 
-//go:generate go run ./docgen ../../docs/performance.json ../../docs/performance.md
+//go:generate go run ../docgen bench ../../docs/performance.json ../../docs/performance.md
 
 //go:embed page.md.tmpl
 var page string

@@ -7,7 +7,7 @@ import (
 	"text/template"
 )
 
-//go:generate go run ./docgen ../../docs/chaos.json ../../docs/chaos.md
+//go:generate go run ../docgen chaos ../../docs/chaos.json ../../docs/chaos.md
 
 //go:embed page.md.tmpl
 var page string

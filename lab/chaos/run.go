@@ -217,7 +217,7 @@ func (a *arena) one(ctx context.Context, i, round int) error {
 	f := &a.faults[i]
 	turn := round + i
 	host := turn % real3
-	if err := pause(ctx, time.Until(a.last[host].Add(breath))); err != nil {
+	if err := lab.Pause(ctx, time.Until(a.last[host].Add(breath))); err != nil {
 		return err
 	}
 	t := a.scene.trial(f, host, turn)

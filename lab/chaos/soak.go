@@ -221,7 +221,7 @@ func (s *soaking) happen(ctx context.Context, t *trial, h hazard) (o outcome, er
 		if h.name == "" {
 			return nil
 		}
-		return pause(ctx, time.Duration(s.dice.Int64N(int64(longest))))
+		return lab.Pause(ctx, time.Duration(s.dice.Int64N(int64(longest))))
 	}
 	if err := errors.Join(h.begin(ctx, t), rest()); err != nil {
 		return o, err

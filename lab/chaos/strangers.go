@@ -143,7 +143,7 @@ func (s *scene) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := pause(ctx, calm); err != nil {
+		if err := lab.Pause(ctx, calm); err != nil {
 			return err
 		}
 		if s.before, err = s.look(ctx); err != nil {
@@ -156,16 +156,5 @@ func (s *scene) settle(ctx context.Context) error {
 		if same {
 			return nil
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }

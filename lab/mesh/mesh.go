@@ -145,14 +145,14 @@ type stretch struct{ began time.Time }
 // rest measures a fabric in which nothing happens.
 func (r *run) rest(ctx context.Context) error {
 	r.progress("at rest")
-	if err := pause(ctx, settling); err != nil {
+	if err := lab.Pause(ctx, settling); err != nil {
 		return err
 	}
 	before, err := r.look(ctx)
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, quiet); err != nil {
+	if err := lab.Pause(ctx, quiet); err != nil {
 		return err
 	}
 	after, err := r.look(ctx)
@@ -227,15 +227,4 @@ func (r *run) alive() error {
 
 func (r *run) progress(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.Progress, "%6.1f s  %s\n", time.Since(r.begin).Seconds(), fmt.Sprintf(format, args...))
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -105,7 +105,7 @@ func measure(ctx context.Context, o Options, k kind) (row Outage, err error) {
 // suffer lets the outage come and go.
 func suffer(ctx context.Context, f *lab.Fabric, k kind, length time.Duration) (Outage, error) {
 	row := Outage{Kind: k.name}
-	if err := pause(ctx, settle); err != nil {
+	if err := lab.Pause(ctx, settle); err != nil {
 		return row, err
 	}
 	before, err := usage(f)
@@ -115,7 +115,7 @@ func suffer(ctx context.Context, f *lab.Fabric, k kind, length time.Duration) (O
 	if err := k.begin(ctx, f); err != nil {
 		return row, err
 	}
-	if err := pause(ctx, length); err != nil {
+	if err := lab.Pause(ctx, length); err != nil {
 		return row, err
 	}
 	during, err := usage(f)
@@ -225,15 +225,4 @@ func closeFabric(ctx context.Context, f *lab.Fabric) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
 	return f.Close(end)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -99,7 +99,7 @@ func ownRestarts(ctx context.Context, o RestartOptions, c carrier) (rows []Resta
 	}
 	for _, why := range causes() {
 		row, err := witnessed(ctx, f, func(ctx context.Context, h *lab.Host) error {
-			return errors.Join(why.do(ctx, h), pause(ctx, away), again(ctx, h))
+			return errors.Join(why.do(ctx, h), lab.Pause(ctx, away), again(ctx, h))
 		})
 		row.Cause, row.Carrier = why.name, c.name
 		rows = append(rows, row)
@@ -169,7 +169,7 @@ func witnessed(ctx context.Context, f *lab.Fabric, do func(context.Context, *lab
 	if err != nil {
 		return row, err
 	}
-	err = errors.Join(pause(ctx, away), do(ctx, h), pause(ctx, settle), l.stop(ctx, &row))
+	err = errors.Join(lab.Pause(ctx, away), do(ctx, h), lab.Pause(ctx, settle), l.stop(ctx, &row))
 	row.Removed = ear.removed(ctx)
 	after, lookErr := h.Devices(ctx)
 	for name, index := range before {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/flannel-ng/flannel-ng/internal/driver/steady"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
@@ -81,21 +82,6 @@ func apply(ch reconcile.Change) error {
 		return err
 	}
 	// WriteFile syncs before it renames: after a crash the file is whole.
-	return withoutPath(renameio.WriteFile(f.Path, []byte(f.Content), newFile,
+	return steady.Error(renameio.WriteFile(f.Path, []byte(f.Content), newFile,
 		renameio.IgnoreUmask(), renameio.WithExistingPermissions()))
-}
-
-// withoutPath leaves out the random name of the temporary file: with it every
-// retry would look like news, and be logged.
-func withoutPath(err error) error {
-	var one *fs.PathError
-	var two *os.LinkError
-	switch {
-	case errors.As(err, &one):
-		return fmt.Errorf("%s: %w", one.Op, one.Err)
-	case errors.As(err, &two):
-		return fmt.Errorf("%s: %w", two.Op, two.Err)
-	default:
-		return err
-	}
 }

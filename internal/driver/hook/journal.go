@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/flannel-ng/flannel-ng/internal/driver/steady"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
 
@@ -117,7 +118,7 @@ func (j *journal) saveChanged() error {
 
 // save writes the journal whole.
 func (j *journal) save() error {
-	err := steady(j.write())
+	err := steady.Error(j.write())
 	j.changed = err != nil
 	return err
 }
@@ -151,19 +152,4 @@ func (j *journal) write() error {
 		return err
 	}
 	return t.CloseAtomicallyReplace()
-}
-
-// steady leaves out the random name of the temporary file: with it every retry
-// would be news.
-func steady(err error) error {
-	var path *fs.PathError
-	var link *os.LinkError
-	switch {
-	case errors.As(err, &path):
-		return fmt.Errorf("%s: %w", path.Op, path.Err)
-	case errors.As(err, &link):
-		return fmt.Errorf("%s: %w", link.Op, link.Err)
-	default:
-		return err
-	}
 }

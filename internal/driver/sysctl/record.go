@@ -13,6 +13,7 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/flannel-ng/flannel-ng/internal/driver/steady"
 	"github.com/flannel-ng/flannel-ng/internal/reconcile"
 	"github.com/flannel-ng/flannel-ng/internal/state"
 )
@@ -103,24 +104,9 @@ func changeRecord(path string, change func(*record) error) error {
 		return err
 	}
 	if err := renameio.WriteFile(path, append(raw, '\n'), 0o644); err != nil {
-		return fmt.Errorf("record of switches %s: %w", path, steady(err))
+		return fmt.Errorf("record of switches %s: %w", path, steady.Error(err))
 	}
 	return nil
-}
-
-// steady leaves out the random name of the temporary file: with it every retry
-// would be news.
-func steady(err error) error {
-	var one *fs.PathError
-	var two *os.LinkError
-	switch {
-	case errors.As(err, &one):
-		return fmt.Errorf("%s: %w", one.Op, one.Err)
-	case errors.As(err, &two):
-		return fmt.Errorf("%s: %w", two.Op, two.Err)
-	default:
-		return err
-	}
 }
 
 func (r *record) find(path string) *entry {
