@@ -109,7 +109,7 @@ func (c *cleaner) strangers() {
 		switch {
 		case slices.Contains(mine, path), strings.HasPrefix(e.Name(), "."):
 		case e.IsDir() && exists(filepath.Join(path, "member")):
-			c.say(Left, path, "the data of a member of the store: take it out with flannelctl store remove, and then remove it by hand")
+			c.say(Left, path, "the data of a member of the store: take it out with flannelctl store remove-member, and then remove it by hand")
 		default:
 			c.say(Left, path, "not made by this version of flanneld")
 		}
