@@ -49,14 +49,14 @@ func New(status func() report.Status, now func() time.Time) *Collector {
 		changes:      desc("changes_total", "Objects changed on this host since the start.", "kind", "op"),
 		failing:      desc("failing_objects", "Objects that could not be made true."),
 		drift:        desc("drift_total", "Objects that were found otherwise than they were left, since the start.", "kind"),
-		repair:       desc("repair_seconds", "Time from the notification of such a change, or without one from when the object was last seen as it should be, to its repair.", "kind"),
+		repair:       desc("repair_seconds", "Time from the notification that an object is not as it was left, or without one from when it was last seen as it should be, to its repair.", "kind"),
 		contested:    desc("contested_objects", "Objects that something undoes again and again: their repair waits up to 30 s."),
 		phase:        desc("change_phase", "1 for the step that a change of the backend, its port or its network is at (docs/live-change.md), 0 for the others; steady when there is none.", "phase"),
 
 		tunnelPackets: desc("tunnel_packets_total", "Packets of containers that the forwarder or the kernel carried, sent or received; backend udp only.", "direction"),
-		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of those packets, without the tunnel's own headers.", "direction"),
+		tunnelBytes:   desc("tunnel_bytes_total", "Bytes of the packets in flannel_tunnel_packets_total, without the tunnel's own headers.", "direction"),
 		tunnelDropped: desc("tunnel_dropped_total", "Packets that the forwarder or the kernel dropped, by reason.", "reason"),
-		tunnelKernel:  desc("tunnel_kernel_packets_total", "Of those packets, the ones that the kernel carried without the forwarder.", "direction"),
+		tunnelKernel:  desc("tunnel_kernel_packets_total", "Of the packets in flannel_tunnel_packets_total, those that the kernel carried without the forwarder.", "direction"),
 	}}
 }
 
