@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
@@ -50,7 +51,7 @@ func Run(ctx context.Context, o Options) ([]Outage, error) {
 	var rows []Outage
 	for _, name := range o.Kinds {
 		if !slices.ContainsFunc(kinds(), func(k kind) bool { return k.name == name }) {
-			return nil, fmt.Errorf("outage %q: %w", name, ErrUnknown)
+			return nil, fmt.Errorf("outage %q: %w, there are %s", name, ErrUnknown, strings.Join(Kinds(), ", "))
 		}
 	}
 	for _, k := range kinds() {
