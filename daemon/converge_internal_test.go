@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flannel-ng/flannel-ng/internal/addr"
+	"github.com/flannel-ng/flannel-ng/internal/events"
 	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/options"
@@ -140,7 +141,7 @@ func startSubject(tb testing.TB, f *fleet) *subject {
 		tb.Fatal(err)
 	}
 	f.host = id.Host
-	s.parts = newParts(Config{Options: opts, Log: slog.New(slog.NewTextHandler(s.log, nil)), Version: "bench"}, id, &stores{watched: f})
+	s.parts = newParts(Config{Options: opts, Log: slog.New(slog.NewTextHandler(s.log, nil)), Version: "bench"}, id, &stores{watched: f}, events.New(events.DefaultLimit, time.Now))
 	ctx, cancel := context.WithCancel(tb.Context())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return stopped(f.Watch(ctx, s.picture)) })

@@ -92,12 +92,13 @@ type ports struct {
 }
 
 func run(ctx context.Context, c Config, id *identity.Identity, at ports) (parting, error) {
-	stores, err := openStore(ctx, c, id)
+	ring := events.New(events.DefaultLimit, time.Now)
+	stores, err := openStore(ctx, c, id, ring)
 	if err != nil {
 		return parting{}, errors.Join(err, at.socket.Close())
 	}
 	asked := ctx // to stop
-	p := newParts(c, id, stores)
+	p := newParts(c, id, stores, ring)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return at.health.Serve(ctx, web.Handler(web.Answers{
@@ -148,8 +149,8 @@ type parts struct {
 	children probe.Children
 }
 
-func newParts(c Config, id *identity.Identity, st *stores) *parts {
-	p := &parts{log: c.Log, ring: events.New(events.DefaultLimit, time.Now), stores: st}
+func newParts(c Config, id *identity.Identity, st *stores, ring *events.Ring) *parts {
+	p := &parts{log: c.Log, ring: ring, stores: st}
 	p.world = newWorld(c, id.Host)
 	if st.client != nil {
 		p.world.moved = st.client.Moved

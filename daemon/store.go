@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/flannel-ng/flannel-ng/internal/events"
 	"github.com/flannel-ng/flannel-ng/internal/identity"
 	"github.com/flannel-ng/flannel-ng/internal/lease"
 	"github.com/flannel-ng/flannel-ng/internal/options"
@@ -23,7 +24,7 @@ type stores struct {
 	member  *embedded.Member // nil without --etcd-embedded
 }
 
-func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, error) {
+func openStore(ctx context.Context, c Config, id *identity.Identity, ring *events.Ring) (*stores, error) {
 	client, err := dial(ctx, c.Options)
 	if err != nil {
 		return nil, err
@@ -35,7 +36,7 @@ func openStore(ctx context.Context, c Config, id *identity.Identity) (*stores, e
 	if member != nil {
 		member.Start(ctx)
 	}
-	inner := etcd.New(client, etcd.Options{HostID: id.Host, BootID: id.Boot, Log: c.Log})
+	inner := etcd.New(client, etcd.Options{HostID: id.Host, BootID: id.Boot, Log: c.Log, Event: func(text string) { ring.Add("store", text) }})
 	return &stores{client: client, inner: inner, member: member, watched: lastgood.New(inner, lastgood.Options{
 		Path:     filepath.Join(c.Options.StateDir, lastgood.FileName),
 		Identity: strings.Join(c.Options.Etcd.Endpoints, ",") + c.Options.Etcd.Prefix,

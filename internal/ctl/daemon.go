@@ -1,9 +1,11 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,6 +72,12 @@ func WritePlan(w io.Writer, plan []report.Change) {
 	table(w, rows)
 }
 
+var errKind = errors.New("unknown kind of event")
+
+func eventKinds() []string {
+	return []string{"change", "repair", "fight", "failure", "ready", "store", "config"}
+}
+
 func (a *app) eventsCommand() *cobra.Command {
 	var kinds []string
 	c := &cobra.Command{
@@ -77,6 +85,11 @@ func (a *app) eventsCommand() *cobra.Command {
 		Short: "Show what flanneld did and met lately on this host, oldest first",
 		Args:  none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, k := range kinds {
+				if !slices.Contains(eventKinds(), k) {
+					return fmt.Errorf("%w %q: there are %s", errKind, k, strings.Join(eventKinds(), ", "))
+				}
+			}
 			all, err := control.NewClient(a.socket).Events(cmd.Context())
 			if err != nil {
 				return err
@@ -90,7 +103,7 @@ func (a *app) eventsCommand() *cobra.Command {
 			return a.show(events, func(w io.Writer) { writeEvents(w, events) })
 		},
 	}
-	c.Flags().StringSliceVar(&kinds, "kind", nil, "only events of these kinds: change, repair, fight, failure, ready, store, config")
+	c.Flags().StringSliceVar(&kinds, "kind", nil, "only events of these kinds: "+strings.Join(eventKinds(), ", "))
 	return c
 }
 

@@ -133,8 +133,11 @@ func (l Link) String() string {
 	if l.Type == LinkTUN {
 		return fmt.Sprintf("link %s type tun mtu %d", l.Name, l.MTU)
 	}
-	s := fmt.Sprintf("link %s type %s mtu %d address %s id %d dstport %d local %s dev %s",
-		l.Name, l.Type, l.MTU, l.MAC, l.VXLAN.VNI, l.VXLAN.Port, l.VXLAN.Source, l.VXLAN.Parent)
+	s := fmt.Sprintf("link %s type %s mtu %d address %s id %d dstport %d local %s",
+		l.Name, l.Type, l.MTU, l.MAC, l.VXLAN.VNI, l.VXLAN.Port, l.VXLAN.Source)
+	if l.VXLAN.Parent != "" {
+		s += " dev " + l.VXLAN.Parent
+	}
 	if l.VXLAN.GBP {
 		s += " gbp"
 	}

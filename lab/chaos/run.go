@@ -71,6 +71,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if b.result.Version, err = bench.VersionOf(ctx, o.Binaries.Flanneld); err != nil {
 		return nil, err
 	}
+	if err := o.checked(); err != nil {
+		return nil, err
+	}
 	plan := b.plan()
 	if len(plan) == 0 && !slices.Contains(o.Modes, Soaks) {
 		return nil, fmt.Errorf("carriers %v, families %v, faults %s: %w", o.Carriers, o.Families, o.Faults, errNothing)
@@ -85,6 +88,20 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	b.result.Took = bench.Seconds(time.Since(b.begin).Seconds())
 	return &b.result, err
+}
+
+// checked refuses words that name nothing.
+func (o Options) checked() error {
+	for _, w := range []struct{ given, known []string }{
+		{o.Carriers, []string{vxlan, direct, hostGW, udp}}, {o.Families, []string{"4", "6", "dual"}},
+	} {
+		for _, word := range w.given {
+			if !slices.Contains(w.known, word) {
+				return fmt.Errorf("%w: %q, there are %s", errNothing, word, strings.Join(w.known, ", "))
+			}
+		}
+	}
+	return nil
 }
 
 // plan are the fabrics to build.

@@ -37,6 +37,8 @@ type Options struct {
 	SessionTTL time.Duration
 	Rand       *rand.Rand   // spreads waits; nil is seeded randomly
 	Log        *slog.Logger // nil is silent
+	// Event is told when the store is lost and found again; nil: nobody is.
+	Event func(text string)
 }
 
 // Store is one host's view of the leases in etcd. It implements lease.Store.

@@ -82,6 +82,7 @@ func (s *Store) follow(ctx context.Context, put func(lease.Snapshot)) error {
 		switch before := s.Health().Err; {
 		case before == nil:
 			s.log.Warn("lost the lease store", "error", err)
+			s.tell("lost: " + err.Error())
 		case errors.Is(before, errNotListed):
 			s.log.Warn("the lease store does not answer yet", "endpoints", s.client.servers, "error", err)
 		}
@@ -89,6 +90,12 @@ func (s *Store) follow(ctx context.Context, put func(lease.Snapshot)) error {
 		if err := retry.wait(ctx); err != nil {
 			return err
 		}
+	}
+}
+
+func (s *Store) tell(text string) {
+	if s.options.Event != nil {
+		s.options.Event(text)
 	}
 }
 
@@ -127,8 +134,11 @@ func (f *follower) inStep(l listing, restored bool) {
 	s := f.store
 	f.heard = time.Now()
 	f.listed, f.top = f.heard, l.Rev
-	if s.Health().Err != nil {
+	if was := s.Health(); was.Err != nil {
 		s.log.Info("lease store is in step", "revision", l.Rev, "leases", s.shared.size())
+		if f.begun {
+			s.tell("in step again after " + time.Since(was.Since).Round(time.Second/10).String())
+		}
 	}
 	s.setHealth(nil)
 	s.session.observe(l.Rev, l.session)
