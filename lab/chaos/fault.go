@@ -34,6 +34,9 @@ type fault struct {
 	// mute is heard of from the store or from processes, not from the kernel:
 	// it is the same without notifications.
 	mute bool
+	// witnessed: only a daemon that had its own there knows that this took its
+	// place. To one that starts it is the administrator's.
+	witnessed bool
 }
 
 // trial is one fault on one host.

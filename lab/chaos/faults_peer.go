@@ -19,7 +19,7 @@ func peerFaults() []fault {
 		{name: "peer's route altered", crowd: true, inject: func(ctx context.Context, t *trial) error {
 			return t.ip(ctx, "route replace %s via %s dev eth0 proto 70", t.reached(), t.nowhere())
 		}, applies: routed},
-		{name: "peer's route replaced by a stranger's", inject: func(ctx context.Context, t *trial) error {
+		{name: "peer's route replaced by a stranger's", witnessed: true, inject: func(ctx context.Context, t *trial) error {
 			return t.ip(ctx, "route replace %s via %s dev eth0", t.reached(), t.nowhere())
 		}, applies: routed},
 		{name: "peer's neighbour deleted", crowd: true, inject: func(ctx context.Context, t *trial) error {

@@ -175,7 +175,7 @@ func (s *soaking) throw() (f *fault, h hazard, host int) {
 		host = 1
 	}
 	// What happens to the store needs it; a host without its cable has enough.
-	if h.name != "" && (f.wide || f.mute || f.dark || h.host && strings.Contains(f.name, "uplink") || s.dice.IntN(3) == 0) {
+	if h.name != "" && (f.wide || f.mute || f.dark || h.host && strings.Contains(f.name, "uplink") || h.restarts() && f.witnessed || s.dice.IntN(3) == 0) {
 		f = nil
 	}
 	return f, h, host
