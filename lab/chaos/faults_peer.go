@@ -174,6 +174,7 @@ func version(f addr.Family) string {
 
 // listed are the routes of the main table, as ip shows them.
 func (t *trial) listed(ctx context.Context) ([]string, error) {
+	spoken := strings.NewReplacer("pref medium", "", " linkdown", "", " dead", "") // what ip says and does not take
 	var lines []string
 	for _, f := range addr.Families() {
 		out, err := t.host.Run(ctx, "ip", version(f), "route", "show", "table", "main")
@@ -181,7 +182,7 @@ func (t *trial) listed(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		for line := range strings.Lines(out) {
-			lines = append(lines, strings.TrimSpace(strings.ReplaceAll(line, "pref medium", "")))
+			lines = append(lines, strings.TrimSpace(spoken.Replace(line)))
 		}
 	}
 	return lines, nil
