@@ -227,7 +227,11 @@ func (s *soaking) happen(ctx context.Context, t *trial, h hazard) (o outcome, er
 		return o, err
 	}
 	t.now()
-	err = errors.Join(t.fault.inject(ctx, t), rest(), h.end(ctx, t))
+	vain := t.fault.inject(ctx, t)
+	if h.host {
+		vain = nil // what hung on the cable is gone, and cannot be broken
+	}
+	err = errors.Join(vain, rest(), h.end(ctx, t))
 	if err != nil {
 		return o, fmt.Errorf("%s, %s on %s: %w", h.name, t.fault.name, t.host.Name, err)
 	}
