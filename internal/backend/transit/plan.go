@@ -406,23 +406,22 @@ func (p *planner) publish() {
 			list(c.Wire.Name)
 		}
 	}
-	slices.SortStableFunc(p.out.Receive, func(a, b Carrier) int {
-		return cmp.Compare(p.rank(a.Wire.Name, primary), p.rank(b.Wire.Name, primary))
-	})
+	if i := slices.IndexFunc(p.out.Receive, func(c Carrier) bool { return c.Wire.Name == primary }); i > 0 {
+		first := p.out.Receive[i]
+		p.out.Receive = slices.Insert(slices.Delete(p.out.Receive, i, i+1), 0, first)
+	}
 	p.out.State.Carrier = primary
 	p.out.Guess = p.guess
 }
 
 // only says whether all packets leave by wire.
 func (p *planner) only(wire string) bool {
-	return p.Using != nil && !slices.ContainsFunc(slices.Collect(maps.Keys(p.Using)), func(w string) bool { return w != wire })
-}
-
-func (p *planner) rank(wire, primary string) int {
-	if wire == primary {
-		return 0
+	for w := range p.Using {
+		if w != wire {
+			return false
+		}
 	}
-	return 1
+	return p.Using != nil
 }
 
 // needed says whether there are hosts that wire is to lead to.
